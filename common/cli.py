@@ -1,0 +1,182 @@
+"""What every `djms` command shares: the options `--config`, `--set` and `--json`, the settings' own flags, exit codes.
+
+Rules kept here:
+
+* a command returns a `Report`; `run` prints it, as text or, with `--json`, as one JSON object and nothing else on
+  standard output. Progress and errors go to standard error;
+* exit codes: 0 done, 1 misconfiguration or bad input, 2 failure while running, 130 interrupted;
+* `--dp.epsilon 0.5` is `--set privacy.dp.epsilon=0.5`: a flag that is no option of the command is looked up among the
+  settings' keys.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import typer
+from rich.console import Console
+from typer.core import TyperCommand, TyperGroup
+
+from common.errors import DjmsError, InputError
+from common.report import Report
+from common.settings import Settings
+from common.settings_loading import load_settings, resolve_key, setting_keys
+
+_OVERRIDES = "djms.overrides"
+_CONFIG = "djms.config"
+_JSON = "djms.json"
+
+Command = TypeVar("Command", bound=typer.Typer)
+
+
+def new_group(help_text: str) -> typer.Typer:
+    """A sub-command group of the `djms` command."""
+    return typer.Typer(help=help_text, no_args_is_help=True, cls=DjmsGroup, rich_markup_mode=None)
+
+
+def settings_of(context: typer.Context, *defaults: str) -> Settings:
+    """The settings of this call; `defaults` (`key=value`) stand below what the call itself sets."""
+    root = context.find_root()
+    given: list[str] = root.meta.get(_OVERRIDES, [])
+    return load_settings([*defaults, *given], file=root.meta.get(_CONFIG))
+
+
+def is_set_by_caller(context: typer.Context, key: str) -> bool:
+    """Whether the call's own flags (not a file, not the environment) set `key` or a key below it."""
+    given: list[str] = context.find_root().meta.get(_OVERRIDES, [])
+    keys = [resolve_key(text.partition("=")[0].strip()) for text in given]
+    return any(full == key or full.startswith(f"{key}.") for full in keys)
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code. Prints the command's report, or one sentence about the error."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in arguments
+    try:
+        result = typer.main.get_command(app).main(args=arguments, prog_name="djms", standalone_mode=False)
+    except DjmsError as error:
+        return _fail(str(error), error.exit_code, as_json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        return 1
+    except click.ClickException as error:
+        return _fail(_usage_sentence(error), 1, as_json)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("Interrupted; nothing after the last finished step was kept.", 130, as_json)
+    except Exception as error:  # noqa: BLE001 - the last resort: say so, show where, and fail
+        traceback.print_exc(file=sys.stderr)
+        return _fail(f"DJMS stopped on an error it did not expect: {type(error).__name__}; see above.", 2, as_json)
+    if isinstance(result, Report):
+        if as_json:
+            click.echo(json.dumps(result.data, ensure_ascii=False, allow_nan=False))
+        else:
+            Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(result.text)
+    return 0 if not isinstance(result, int) else result
+
+
+class DjmsCommand(TyperCommand):
+    """A command with the shared options, whose unknown flags may be settings' keys."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(_shared_options())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Turn settings' flags into `--set key=value`, then parse as usual."""
+        known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        return super().parse_args(ctx, list(_settings_flags(args, known)))
+
+
+class DjmsGroup(TyperGroup):
+    """A group whose unknown sub-commands are answered with the nearest known one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the sub-command, or name the nearest."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            near = get_close_matches(name, self.list_commands(ctx), n=1)
+            hint = f"did you mean '{near[0]}'" if near else f"`{ctx.command_path} --help` lists them"
+            raise InputError("there is no such command", where=f"{ctx.command_path} {name}", remedy=hint)
+        return super().resolve_command(ctx, args)
+
+
+def _settings_flags(args: list[str], known: set[str]) -> list[str]:
+    result: list[str] = []
+    rest = iter(args)
+    for text in rest:
+        name, separator, value = text.partition("=")
+        if text == "--":
+            return [*result, text, *rest]
+        if not name.startswith("--") or name in known or name == "--help":
+            result.append(text)
+            if name in known and name in {"--set", "--config"} and not separator:
+                result.extend([following] if (following := next(rest, None)) is not None else [])
+            continue
+        key = name.removeprefix("--")
+        if "." not in key and not any(full.rpartition(".")[2] == key for full in setting_keys()):
+            result.append(text)  # not a settings' key either: the parser says so
+            continue
+        full = resolve_key(key)
+        if not separator:
+            following = next(rest, None)
+            if following is None:
+                raise InputError("there is no value", where=name, remedy=f"write {name} VALUE")
+            value = following
+        result.extend(["--set", f"{full}={value}"])
+    return result
+
+
+def _shared_options() -> list[click.Parameter]:
+    def keep(name: str) -> Any:
+        def callback(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+            ctx.find_root().meta[name] = list(value) if isinstance(value, tuple) else value
+
+        return callback
+
+    return [
+        click.Option(
+            ["--config"],
+            type=click.Path(path_type=Path),
+            expose_value=False,
+            callback=keep(_CONFIG),
+            help="Settings file [default: config.yaml, where there is one].",
+        ),
+        click.Option(
+            ["--set"],
+            multiple=True,
+            metavar="KEY=VALUE",
+            expose_value=False,
+            callback=keep(_OVERRIDES),
+            help="Change one setting, e.g. federated.rounds=5; also --federated.rounds 5. Repeatable.",
+        ),
+        click.Option(
+            ["--json"],
+            is_flag=True,
+            expose_value=False,
+            callback=keep(_JSON),
+            help="Print one JSON object on standard output and nothing else there.",
+        ),
+    ]
+
+
+def _usage_sentence(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "djms"
+    message = error.format_message().strip().rstrip(".")
+    return f"{path}: {message[0].lower()}{message[1:]}; `{path} --help` shows what it takes."
+
+
+def _fail(sentence: str, code: int, as_json: bool) -> int:
+    click.echo(sentence, err=True)
+    if as_json:
+        click.echo(json.dumps({"error": sentence, "exit_code": code}, ensure_ascii=False))
+    return code

@@ -1,0 +1,225 @@
+"""The settings of DJMS: every key, its type, its range, its default, and which combinations are refused.
+
+A key is looked up in this order: the command line (`--set key=value`, or the key's own flag such as `--dp.epsilon`),
+the environment (`DJMS_FEDERATED__ROUNDS=5`), the settings file (`config.yaml`), the default given here.
+
+Rules kept here:
+
+* an unknown key is an error that names the nearest known one, wherever it came from;
+* protections that cannot be combined are refused when settings load, with the reason, never weakened in silence.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from common.tables import OUTCOME_LADDER
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+_THRESHOLD_COUNT = re.compile(r"^(\d+)-of-(\d+)$")
+_THRESHOLD_SHARE = re.compile(r"^(\d+)%$")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class PathSettings(_Section):
+    """Where files lie, relative to the working directory."""
+
+    raw_candidates: Path = Path("data/raw/Dataset_Candidati_Aggiornato.csv")
+    raw_companies: Path = Path("data/raw/Dataset_Aziende_con_Stima_Assunzioni.csv")
+    processed_dir: Path = Path("data/processed")
+    training_csv: Path = Path("data/processed/Enhanced_Training_Dataset.csv")
+    federated_dir: Path = Path("data/federated")
+    results_dir: Path = Path("results")
+
+
+class UiSettings(_Section):
+    """What operators see."""
+
+    distance_max_km: float = Field(default=30.0, gt=0)
+
+
+class TrainingSettings(_Section):
+    """Models trained on pooled data (comparison), and the shape of the matching model."""
+
+    model_set: tuple[Literal["LightGBM_Optimized", "MLP"], ...] = ("LightGBM_Optimized", "MLP")
+    optuna_trials: Positive = 50
+    calibration: Literal["sigmoid", "none"] = "sigmoid"
+    hidden: tuple[Positive, ...] = (32, 16)
+
+
+class FederatedSettings(_Section):
+    """One federated run."""
+
+    rounds: Positive = 10
+    min_clients: Annotated[int, Field(ge=2)] = 3
+    aggregator: Literal["fedavg", "trimmed_mean", "coordinate_median"] = "fedavg"
+    batch_size: Positive = 256
+    local_epochs: Positive = 4
+    learning_rate: float = Field(default=0.01, gt=0)
+    trim: float = Field(default=0.2, ge=0.0, lt=0.5)
+    wait_timeout: float = Field(default=120.0, gt=0)
+    round_timeout: float = Field(default=600.0, gt=0)
+
+
+class DifferentialPrivacySettings(_Section):
+    """The privacy budget of a run."""
+
+    epsilon: float = Field(default=1.0, gt=0)
+    delta: float = Field(default=1e-6, gt=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    accountant: Literal["rdp"] = "rdp"
+
+
+class SecureAggregationSettings(_Section):
+    """How sites' updates are summed without anyone seeing one of them."""
+
+    scheme: Literal["shamir"] = "shamir"
+    threshold: str = "3-of-5"
+    dropout_recovery: bool = True
+
+    @field_validator("threshold")
+    @classmethod
+    def _threshold_is_possible(cls, value: str) -> str:
+        if count := _THRESHOLD_COUNT.match(value):
+            needed, total = int(count[1]), int(count[2])
+            if needed > total:
+                raise ValueError(
+                    f"{value!r} asks for {needed} of only {total} sites; write at most '{total}-of-{total}'"
+                )
+            if 2 * needed <= total:
+                raise ValueError(
+                    f"{value!r} is not above half of the cohort, so two disjoint groups of sites could each reveal a "
+                    f"sum; write at least '{total // 2 + 1}-of-{total}'"
+                )
+            return value
+        if share := _THRESHOLD_SHARE.match(value):
+            if not 50 < int(share[1]) <= 100:
+                raise ValueError(f"{value!r} is not above 50% and at most 100%; write for example '60%'")
+            return value
+        raise ValueError(f"{value!r} is neither like '3-of-5' nor like '60%'; write one of these two forms")
+
+
+class PrivacySettings(_Section):
+    """Protections of the people behind the records."""
+
+    enabled: bool = True
+    dp: DifferentialPrivacySettings = DifferentialPrivacySettings()
+    secure_agg: SecureAggregationSettings = SecureAggregationSettings()
+
+
+class AnchoringSettings(_Section):
+    """The append-only record of what was trained."""
+
+    enabled: bool = True
+    backend: Literal["merkle"] = "merkle"
+    anchor_every_n: Positive = 1
+
+
+class Territory(_Section):
+    """The comuni an office serves: whole provinces (two-letter codes), single comuni, or both."""
+
+    provinces: tuple[str, ...] = ()
+    comuni: tuple[str, ...] = ()
+
+    @field_validator("provinces")
+    @classmethod
+    def _two_letters(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [code for code in value if not re.fullmatch(r"[A-Z]{2}", code)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is not a province's code of two capital letters, such as 'VR'")
+        return value
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if not self.provinces and not self.comuni:
+            raise ValueError("an office needs at least one province or comune")
+        return self
+
+
+def _pairs_or_all(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().isdigit():
+        return int(value)
+    return value
+
+
+PairsPerCandidate = Annotated[Positive | Literal["all"], BeforeValidator(_pairs_or_all)]
+
+
+class GeocodingSettings(_Section):
+    """Looking a place up on a Nominatim server when the gazetteer does not know it. Off: residence is personal data."""
+
+    enabled: bool = False
+    domain: str = "nominatim.openstreetmap.org"
+    user_agent: str = ""
+
+    @model_validator(mode="after")
+    def _names_itself(self) -> Self:
+        if self.enabled and not self.user_agent.strip():
+            raise ValueError("geocoding needs user_agent, a name and contact the service can see, for example an address")
+        return self
+
+
+class DataSettings(_Section):
+    """From raw files to the training table."""
+
+    pairs_per_candidate: PairsPerCandidate = 50
+    unknown_places: Literal["refuse", "keep"] = "refuse"
+    success_from: str = "assunto"
+    validation_share: Fraction = 0.15
+    test_share: Fraction = 0.15
+    geocoding: GeocodingSettings = GeocodingSettings()
+
+    @field_validator("success_from")
+    @classmethod
+    def _is_a_step(cls, value: str) -> str:
+        if value not in OUTCOME_LADDER:
+            raise ValueError(f"{value!r} is not a step of an outcome; write one of: {', '.join(OUTCOME_LADDER)}")
+        return value
+
+    @model_validator(mode="after")
+    def _something_left_to_train_on(self) -> Self:
+        if self.validation_share + self.test_share >= 1.0:
+            raise ValueError("validation_share and test_share leave nobody to train on; their sum must be under 1")
+        return self
+
+
+def _veneto() -> dict[str, Territory]:
+    return {
+        "CPI_Verona": Territory(provinces=("VR",)),
+        "CPI_Vicenza": Territory(provinces=("VI",)),
+        "CPI_Padova": Territory(provinces=("PD",)),
+        "CPI_Treviso": Territory(provinces=("TV",)),
+        "CPI_Venezia": Territory(provinces=("VE",)),
+    }
+
+
+class Settings(_Section):
+    """Every setting of one DJMS installation or run. Frozen: a run's settings do not change under it."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    paths: PathSettings = PathSettings()
+    ui: UiSettings = UiSettings()
+    training: TrainingSettings = TrainingSettings()
+    federated: FederatedSettings = FederatedSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    anchoring: AnchoringSettings = AnchoringSettings()
+    data: DataSettings = DataSettings()
+    offices: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], Territory] = Field(default_factory=_veneto)
+
+    @model_validator(mode="after")
+    def _protections_fit_together(self) -> Self:
+        if self.privacy.enabled and self.federated.aggregator != "fedavg":
+            raise ValueError(
+                f"federated.aggregator {self.federated.aggregator!r} needs each site's own update, and secure "
+                "aggregation (privacy.enabled) hides them; choose fedavg, or switch privacy.enabled off"
+            )
+        return self

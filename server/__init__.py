@@ -1,0 +1,1 @@
+"""The coordinator: its Flower ServerApp, strategies, round history. It never sees a candidate."""

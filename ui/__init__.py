@@ -1,0 +1,1 @@
+"""The operators' dashboard (Streamlit). The room has no content in this version."""
