@@ -12,9 +12,13 @@ from common.cli import new_group, run
 def build() -> typer.Typer:
     """The whole command line, one group per room."""
     from common.config_cli import app as config_app
+    from data.cli import app as data_app
+    from federation.cli import register as register_federation
 
     app = new_group("DJMS: employment offices train one matching model together without pooling their records.")
+    register_federation(app)
     app.add_typer(config_app, name="config")
+    app.add_typer(data_app, name="data")
     return app
 
 

@@ -49,9 +49,7 @@ def train_epochs(
     return total / data.people
 
 
-def _rows_of(
-    people: NDArray[np.int64], starts: NDArray[np.int64], counts: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _rows_of(people: NDArray[np.int64], starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """The rows of `people`, person by person: a run of `counts[p]` rows from `starts[p]` on for each."""
     lengths = counts[people]
     before = np.cumsum(lengths) - lengths

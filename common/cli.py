@@ -77,7 +77,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         if as_json:
             click.echo(json.dumps(result.data, ensure_ascii=False, allow_nan=False))
         else:
-            Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(result.text)
+            Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(result.text)
     return 0 if not isinstance(result, int) else result
 
 

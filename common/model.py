@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import rfc8785
@@ -46,16 +47,23 @@ class MatchingModel(nn.Sequential):
     """Multilayer perceptron with ReLU: inputs of shape (rows, INPUT_SIZE) to one logit per row, shape (rows, 1)."""
 
     def __init__(self, hidden: Sequence[int], *, seed: int) -> None:
-        """Initialise from `seed` alone: neither PyTorch's global generator nor the moment plays a part."""
+        """Initialise from `seed` alone: PyTorch's global generator plays no part."""
+        random = torch.Generator().manual_seed(seed)
         layers: list[nn.Module] = []
         width = INPUT_SIZE
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for units in hidden:
-                layers += [nn.Linear(width, units), nn.ReLU()]
-                width = units
-            layers.append(nn.Linear(width, 1))
-        super().__init__(*layers)
+        for units in hidden:
+            layers += [_linear(width, units, random), nn.ReLU()]
+            width = units
+        super().__init__(*layers, _linear(width, 1, random))
+
+
+def _linear(inputs: int, outputs: int, random: torch.Generator) -> nn.Linear:
+    """A layer with PyTorch's usual initialisation: weights and biases uniform within 1 / sqrt(inputs)."""
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    bound = 1 / math.sqrt(inputs)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator=random)
+    return cast(nn.Linear, layer)
 
 
 def predict(model: nn.Module, inputs: NDArray[np.float32], *, rows_at_once: int = 65_536) -> NDArray[np.float64]:

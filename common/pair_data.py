@@ -38,15 +38,13 @@ class PairData:
     @classmethod
     def from_table(cls, table: pd.DataFrame) -> PairData:
         """Encode a training table. Rows are put in order of person; the order within a person is kept."""
-        keys = pd.MultiIndex.from_arrays([table[OFFICE].astype(str), table[CANDIDATE_ID].astype(str)])
-        codes, _ = pd.factorize(keys, sort=True)
-        order = np.argsort(codes, kind="stable")
+        codes, order = by_person(table)
         ordered = table.iloc[order]
         known = MATCH_PROBABILITY in table.columns
         return cls(
             inputs=encode(ordered),
             outcome=ordered[OUTCOME].to_numpy(np.float32),
-            person=codes[order].astype(np.int64),
+            person=codes[order],
             probability=ordered[MATCH_PROBABILITY].to_numpy(np.float64) if known else None,
         )
 
@@ -61,3 +59,10 @@ class PairData:
             person=np.concatenate([part.person + offset for part, offset in zip(parts, offsets, strict=False)]),
             probability=np.concatenate(known) if len(known) == len(parts) else None,
         )
+
+
+def by_person(table: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each row's person as a number, and the order of rows in which `PairData` keeps them; both of shape (rows,)."""
+    keys = pd.MultiIndex.from_arrays([table[OFFICE].astype(str), table[CANDIDATE_ID].astype(str)])
+    codes, _ = pd.factorize(keys, sort=True)
+    return codes.astype(np.int64), np.argsort(codes, kind="stable")

@@ -164,7 +164,9 @@ class GeocodingSettings(_Section):
     @model_validator(mode="after")
     def _names_itself(self) -> Self:
         if self.enabled and not self.user_agent.strip():
-            raise ValueError("geocoding needs user_agent, a name and contact the service can see, for example an address")
+            raise ValueError(
+                "geocoding needs user_agent, a name and contact the service can see, for example an address"
+            )
         return self
 
 

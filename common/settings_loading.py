@@ -98,7 +98,9 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
     if not path.exists():
         if required:
-            raise InputError("the settings file does not exist", where=path, remedy="check the path given with --config")
+            raise InputError(
+                "the settings file does not exist", where=path, remedy="check the path given with --config"
+            )
         return {}
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -145,7 +147,9 @@ def _from_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     return nested(values)
 
 
-def _merge(into: dict[str, Any], values: dict[str, Any], origins: dict[str, str], origin: Any, prefix: str = "") -> None:
+def _merge(
+    into: dict[str, Any], values: dict[str, Any], origins: dict[str, str], origin: Any, prefix: str = ""
+) -> None:
     for name, value in values.items():
         key = f"{prefix}{name}"
         current = into.get(name)

@@ -26,12 +26,12 @@ class Part(IntEnum):
     TEST = 2
 
 
-def split_people(
-    table: pd.DataFrame, *, seed: int, validation_share: float, test_share: float
-) -> NDArray[np.uint8]:
+def split_people(table: pd.DataFrame, *, seed: int, validation_share: float, test_share: float) -> NDArray[np.uint8]:
     """The `Part` of each row of a training table, shape (rows,); all rows of one person get the same."""
     keys = table[[OFFICE, CANDIDATE_ID]].drop_duplicates()
-    position = [_position(seed, office, person) for office, person in zip(keys[OFFICE], keys[CANDIDATE_ID], strict=True)]
+    position = [
+        _position(seed, office, person) for office, person in zip(keys[OFFICE], keys[CANDIDATE_ID], strict=True)
+    ]
     part = np.full(len(keys), Part.TRAIN, dtype=np.uint8)
     drawn = np.array(position)
     part[drawn < validation_share + test_share] = Part.VALIDATION

@@ -76,7 +76,9 @@ def read_training_table(path: Path) -> pd.DataFrame:
         # The library's message quotes the cell; only its position is safe to show.
         place = str(error).partition(":")[0] if str(error).startswith("In CSV column") else "the file"
         raise InputError(
-            f"{place} does not keep the training table's format", where=path, remedy="build it anew with `djms data import`"
+            f"{place} does not keep the training table's format",
+            where=path,
+            remedy="build it anew with `djms data import`",
         ) from None
     missing = [name for name in TRAINING_COLUMNS if name not in table.columns]
     if missing:

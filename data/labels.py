@@ -11,7 +11,7 @@ can do.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,11 +22,11 @@ from common.tables import (
     CANDIDATE_ID,
     COMPANY_ID,
     OFFICE,
+    OUTCOME,
     OUTCOME_LADDER,
     RawOutcome,
 )
 
-LabelSource = Literal["outcomes", "rule"]
 Array = NDArray[np.float64]
 
 
@@ -95,8 +95,8 @@ def draw_labels(
     return (rng.random(len(pairs)) < probability).astype(np.uint8), probability
 
 
-def outcome_labels(outcomes: pd.DataFrame, office: str, *, success_from: str) -> pd.DataFrame:
-    """One row per proposed pair (`candidate_id`, `company_id`, `office`, `outcome` 0/1), in order of first appearance."""
+def outcome_labels(outcomes: pd.DataFrame, *, success_from: str) -> pd.DataFrame:
+    """One row per proposed pair (`candidate_id`, `company_id`, `outcome` 0/1), in order of first appearance."""
     rank = {step: index for index, step in enumerate(OUTCOME_LADDER)}
     reached = outcomes[RawOutcome.STEP].map(lambda step: rank.get(step, -1)).astype(int)
     keys = {CANDIDATE_ID: outcomes[RawOutcome.CANDIDATE], COMPANY_ID: outcomes[RawOutcome.COMPANY], "reached": reached}
@@ -105,8 +105,7 @@ def outcome_labels(outcomes: pd.DataFrame, office: str, *, success_from: str) ->
         {
             CANDIDATE_ID: furthest[CANDIDATE_ID],
             COMPANY_ID: furthest[COMPANY_ID],
-            OFFICE: office,
-            "outcome": (furthest["reached"] >= rank[success_from]).astype(np.uint8),
+            OUTCOME: (furthest["reached"] >= rank[success_from]).astype(np.uint8),
         }
     )
 

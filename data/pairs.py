@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -70,32 +71,28 @@ def choose_pairs(
     return PairIndex(candidate[order], company[order])
 
 
-def locate_pairs(candidates: pd.DataFrame, companies: pd.DataFrame, pairs: pd.DataFrame) -> PairIndex:
-    """Row positions of listed pairs (`candidate_id`, `company_id`, `office`).
+def locate_pairs(candidates: pd.DataFrame, companies: pd.DataFrame, pairs: pd.DataFrame, path: Path) -> PairIndex:
+    """Row positions of listed pairs (`candidate_id`, `company_id`) of one delivery; `path` is the list's file.
 
-    Raises InputError when a pair names a person or a company that is not in the tables; a person is told by its place
-    in the list, never by its id.
+    Raises InputError when a pair names a person or a company that is not in the tables; a person is never named.
     """
-    person_at = pd.Series(np.arange(len(candidates)), index=_person_keys(candidates))
-    candidate = person_at.reindex(_person_keys(pairs)).to_numpy()
-    if len(missing := np.flatnonzero(np.isnan(candidate))):
+    candidate = _positions(candidates[CANDIDATE_ID], pairs[CANDIDATE_ID])
+    if missing := int((candidate < 0).sum()):
         raise InputError(
-            f"{len(missing)} recorded pairs (the first is number {missing[0] + 1}) name a person who is not in the "
-            "candidates' file",
-            where="outcomes' file",
-            remedy="deliver both files from the same day, or remove those rows",
+            f"{missing} of {len(pairs)} recorded pairs speak of a person who is not in the candidates' file",
+            where=path,
+            remedy="export both files on the same day, or remove those rows",
         )
-    company_at = pd.Series(np.arange(len(companies)), index=companies[COMPANY_ID].astype(str))
-    company_names = pairs[COMPANY_ID].astype(str)
-    company = company_at.reindex(company_names).to_numpy()
-    if len(missing := np.flatnonzero(np.isnan(company))):
+    company = _positions(companies[COMPANY_ID], pairs[COMPANY_ID])
+    if missing := int((company < 0).sum()):
+        first = pairs[COMPANY_ID].iloc[int(np.argmax(company < 0))]
         raise InputError(
-            f"{len(missing)} recorded pairs name a company that is not in the companies' file, the first is "
-            f"'{company_names.iloc[missing[0]]}'",
-            where="outcomes' file",
+            f"{missing} of {len(pairs)} recorded pairs name a company that is not in the companies' file, the first "
+            f"is '{first}'",
+            where=path,
             remedy="write the company's name as in the companies' file",
         )
-    return PairIndex(candidate.astype(np.int64), company.astype(np.int64))
+    return PairIndex(candidate, company)
 
 
 def build_pairs(candidates: pd.DataFrame, companies: pd.DataFrame, index: PairIndex) -> pd.DataFrame:
@@ -126,8 +123,8 @@ def _rows_by_office(frame: pd.DataFrame) -> dict[str, Index]:
     return {name: np.flatnonzero(offices == name) for name in sorted(offices.unique())}
 
 
-def _person_keys(frame: pd.DataFrame) -> pd.Index:
-    return pd.Index(frame[OFFICE].astype(str) + "\x1f" + frame[CANDIDATE_ID].astype(str))
+def _positions(known: pd.Series, wanted: pd.Series) -> Index:
+    return pd.Index(known.astype(str)).get_indexer(pd.Index(wanted.astype(str))).astype(np.int64)
 
 
 def _draw(market: Index, people: int, k: int, rng: np.random.Generator) -> Index:

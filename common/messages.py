@@ -1,0 +1,50 @@
+"""The names under which coordinator and sites meet: message types, records, keys.
+
+`server` and `client` never import each other; what one writes and the other reads is named here.
+
+A training message carries the global model and the round's settings. Its reply carries the trained model, its weight
+(the number of people it was trained on), and the evaluation of the model that came in, as sums over the site's own
+validation people: so a plain round is one exchange. A site that cannot take part replies with a refusal, a sentence the
+coordinator can read.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+PROTOCOL_VERSION: Final = 1
+"""Raised whenever a message changes its meaning. Versions that differ refuse each other."""
+
+IDENTIFY: Final = "query.identify"
+"""Message type: who are you? Answered with the site's name."""
+
+ARRAYS: Final = "arrays"
+CONFIG: Final = "config"
+METRICS: Final = "metrics"
+SITE: Final = "site"
+
+# CONFIG of a training or evaluation message.
+VERSION_KEY: Final = "protocol-version"
+ROUND_KEY: Final = "server-round"
+ROUNDS_KEY: Final = "rounds"
+SEED_KEY: Final = "seed"
+HIDDEN_KEY: Final = "hidden"
+EPOCHS_KEY: Final = "local-epochs"
+BATCH_SIZE_KEY: Final = "batch-size"
+LEARNING_RATE_KEY: Final = "learning-rate"
+VALIDATION_SHARE_KEY: Final = "validation-share"
+TEST_SHARE_KEY: Final = "test-share"
+
+# SITE of a reply.
+NAME_KEY: Final = "name"
+REFUSAL_KEY: Final = "refusal"
+
+# METRICS of a reply. Everything is a sum over people, so that sites add up.
+PEOPLE_KEY: Final = "people"
+TRAIN_LOSS_KEY: Final = "train-loss-sum"
+HISTOGRAM_KEY: Final = "histogram"  # positives then negatives, flattened
+NDCG_KEY: Final = "ndcg-sum"
+HIT_KEY: Final = "hit-sum"
+RANKED_KEY: Final = "ranked-people"
+VALIDATION: Final = "validation-"
+TEST: Final = "test-"

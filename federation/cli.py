@@ -1,0 +1,159 @@
+"""`djms demo` and `djms federate`: a whole federation on one machine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from common.cli import DjmsCommand, is_set_by_caller, settings_of
+from common.errors import InputError
+from common.progress import progress_bars
+from common.protections import OFF, refuse_unavailable
+from common.report import Report
+
+QUICK = ("data.pairs_per_candidate=20", "federated.rounds=3")
+_SHOWN = {
+    "roc_auc": "ROC-AUC",
+    "pr_auc": "PR-AUC",
+    "f1": "F1",
+    "log_loss": "log-loss",
+    "brier": "Brier",
+    "ece": "ECE",
+    "ndcg_at_5": "NDCG@5",
+}
+_TITLES = {
+    "federated": "federated",
+    "centralised": "centralised",
+    "local": "each office alone",
+    "rule": "the rule alone",
+    "yes_to_everybody": "yes to everybody",
+    "best_possible": "best possible",
+}
+
+Scenario = Annotated[
+    Literal["reference", "heterogeneous"],
+    typer.Option(help="Synthetic offices: alike under the reference rule, or different, in the rule too."),
+]
+Out = Annotated[Path | None, typer.Option(help="Folder of the run [default: a new one under paths.results_dir].")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's commands to the `djms` command."""
+    app.command("demo", cls=DjmsCommand)(demo)
+    app.command("federate", cls=DjmsCommand)(federate)
+
+
+def demo(
+    context: typer.Context,
+    raw: Annotated[Path | None, typer.Option(help="Real raw CSV files instead of synthetic ones.")] = None,
+    scenario: Scenario = "reference",
+    candidates: Annotated[int | None, typer.Option(min=1, help="Synthetic people [default: 10000].")] = None,
+    companies: Annotated[int | None, typer.Option(min=1, help="Synthetic companies [default: 1000].")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A small one, for a look around.")] = False,
+    out: Out = None,
+) -> Report:
+    """Five offices train one model, from CSV files to ranked companies."""
+    for key in ("privacy", "anchoring"):
+        if is_set_by_caller(context, key):
+            refuse_unavailable(settings_of(context))
+    settings = settings_of(context, *OFF, *(QUICK if quick else ()))
+    refuse_unavailable(settings)
+    if raw is not None and (candidates is not None or companies is not None):
+        raise InputError(
+            "the number of people and companies is what the files hold",
+            where="--raw",
+            remedy="leave --candidates and --companies out",
+        )
+    from federation.demo import Source, run_demo
+
+    source = Source(raw, candidates or (1_000 if quick else 10_000), companies or (200 if quick else 1_000), scenario)
+    with progress_bars() as bars:
+        summary = run_demo(settings, source, out, bars)
+    top, person = summary.pop("top"), summary.pop("person")
+    return Report(summary, _demo_text(summary, top, person))
+
+
+def federate(
+    context: typer.Context,
+    engine: Annotated[
+        Literal["simulation", "deployment"],
+        typer.Option(help="Simulated sites, or real SuperLink and SuperNode processes on loopback."),
+    ] = "simulation",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the offices' tables [default: paths.federated_dir].")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let the deployment engine speak plain text on loopback.")
+    ] = False,
+    out: Out = None,
+) -> Report:
+    """Train one model over the offices' tables that `djms data partition` wrote."""
+    settings = settings_of(context)
+    refuse_unavailable(settings)
+    from federation.runs import run_federation
+
+    started = time.monotonic()
+    with progress_bars() as bars:
+        summary = run_federation(settings, data, engine, insecure, out, bars)
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    metrics = summary["metrics"]["federated"]
+    text = Text.assemble(
+        (f"Trained over {len(summary['cohort'])} sites, {summary['rounds']} rounds ", "bold"),
+        f"({engine}; labels: {summary['labels']}{_synthetic(summary)}).\n",
+        f"On {summary['test_people']:,} test people, from sums over sites: ROC-AUC {metrics['roc_auc']:.4f}, "
+        f"log-loss {metrics['log_loss']:.4f}, NDCG@5 {metrics['ndcg_at_5']:.4f}.\n",
+        _NOT_PRIVATE,
+        f"Model   {summary['model_sha256']}\nFiles   {summary['directory']}",
+    )
+    return Report(summary, text)
+
+
+_NOT_PRIVATE = "This run had no differential privacy, no secure aggregation and no anchoring: this version does not have them yet.\n"
+
+
+def _synthetic(summary: dict[str, Any]) -> str:
+    return ", synthetic data" if summary["synthetic"] else ""
+
+
+def _demo_text(summary: dict[str, Any], top: Any, person: dict[str, Any]) -> Group:
+    kind = "synthetic " if summary["synthetic"] else ""
+    head = Text.assemble(
+        ("\nOne model from ", "bold"),
+        (f"{len(summary['cohort'])} offices", "bold"),
+        (f", {summary['rounds']} rounds, {summary['seconds']:.0f} s\n", "bold"),
+        f"{summary['people']:,} {kind}people, {summary['companies']:,} {kind}companies, {summary['pairs']:,} pairs; "
+        f"labels: {summary['labels']}.\n",
+        _NOT_PRIVATE,
+    )
+    comparison = Table(title="On test people nobody trained on", title_justify="left", box=None, pad_edge=False)
+    comparison.add_column("", no_wrap=True)
+    for heading in _SHOWN.values():
+        comparison.add_column(heading, justify="right", no_wrap=True)
+    for name, title in _TITLES.items():
+        values = summary["metrics"][name]
+        cells = ["–" if values[metric] is None else f"{values[metric]:.4f}" for metric in _SHOWN]
+        comparison.add_row(title, *cells, style="bold" if name == "federated" else "")
+    who = f"candidate {person['id']}" if person["id"] else "one candidate"
+    ranking = Table(
+        title=f"\nCompanies for {who} of {person['office']}", title_justify="left", box=None, pad_edge=False
+    )
+    for column in ("", "company", "probability", "km"):
+        ranking.add_column(column, justify="left" if column == "company" else "right")
+    for row in top.itertuples():
+        distance = "unknown" if row.distance_km != row.distance_km else f"{row.distance_km:.1f}"
+        ranking.add_row(str(row.rank), row.company_id, f"{row.probability:.3f}", distance)
+    directory = summary["directory"]
+    foot = (
+        f"\nModel   {summary['model_sha256']}\n"
+        f"Files   {directory} (summary.json, rounds.csv, comparison.png, ranking.csv)\n"
+        "Next    djms demo --scenario heterogeneous      offices that differ\n"
+        "        djms demo --raw DIR                     your own CSV files\n"
+        "        djms data --help                        step by step"
+    )
+    return Group(head, comparison, ranking, foot)

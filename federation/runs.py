@@ -1,0 +1,89 @@
+"""`djms federate`: one federated run over tables that are already there, by simulation or by real processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from common.dataset_info import DatasetInfo
+from common.errors import InputError
+from common.metrics import METRICS
+from common.model import ModelCard
+from common.progress import Steps
+from common.settings import Settings
+from data.partition import find_partition
+from federation.baselines import NAMES
+from federation.comparison import load_sites
+from federation.deployment import run_deployment
+from federation.plots import plot_progress
+from federation.results import new_run_directory, note_of, read_result, write_summary
+from federation.simulation import run_simulation
+from server.job import Job
+from server.rounds import ROUNDS_FILE
+
+
+def run_federation(
+    settings: Settings,
+    data: Path | None,
+    engine: Literal["simulation", "deployment"],
+    insecure: bool,
+    out: Path | None,
+    bars: Steps,
+) -> dict[str, Any]:
+    """Train over the offices' tables in `data`; returns the summary, which also stands in the run's folder.
+
+    Metrics are the federation's own, from sums over its sites. Baselines are null: they would need everybody's pairs in
+    one place.
+    """
+    directory = data if data is not None else settings.paths.federated_dir
+    tables = find_partition(directory, settings.offices)
+    if len(tables) < settings.federated.min_clients:
+        raise InputError(
+            f"federated.min_clients is {settings.federated.min_clients}, and there are {len(tables)} offices",
+            where="settings key 'federated.min_clients'",
+            remedy="lower it, or add offices",
+        )
+    info = DatasetInfo.read(directory)
+    with bars.step("Checking the offices' tables"):
+        load_sites(tables, settings)
+    run = new_run_directory(settings, "federate", out)
+    card = ModelCard(info.labels, settings.training.hidden, info.synthetic)
+    with bars.step(f"Federated training ({engine})", settings.federated.rounds) as advance:
+        _run(engine, Job(settings, tuple(tables), card, run, on_round=lambda _row: advance()), tables, insecure)
+    result = read_result(run)
+    plot_progress(pd.read_csv(run / ROUNDS_FILE), {}, run / "progress.png", note=note_of(info.labels, info.synthetic))
+    nothing: dict[str, float | None] = dict.fromkeys(METRICS)
+    summary = {
+        "run": run.name,
+        "seed": settings.seed,
+        "synthetic": info.synthetic,
+        "labels": info.labels,
+        "engine": engine,
+        "aggregator": settings.federated.aggregator,
+        "rounds": settings.federated.rounds,
+        "model_sha256": result["model_sha256"],
+        "cohort": result["cohort"],
+        "threshold": result["threshold"],
+        "test_people": result["test_people"],
+        "protections": {"differential_privacy": False, "secure_aggregation": False, "anchoring": False},
+        "metrics": {name: result["test_metrics"] if name == "federated" else nothing for name in NAMES},
+    }
+    write_summary(run, summary)
+    return {**summary, "directory": str(run)}
+
+
+def _run(engine: str, job: Job, tables: dict[str, Path], insecure: bool) -> None:
+    if engine == "simulation":
+        run_simulation(job, tables)
+        return
+    told = 0
+
+    def on_rounds(done: int) -> None:
+        nonlocal told
+        for _ in range(done - told):
+            job.on_round({})
+        told = max(told, done)
+
+    run_deployment(job, tables, insecure=insecure, on_rounds=on_rounds)

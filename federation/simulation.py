@@ -1,0 +1,72 @@
+"""A federation inside one process tree: Flower's simulation runtime on Ray, one virtual node per office."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from common.errors import DjmsError, RunError
+from server.job import Job
+
+
+def run_simulation(job: Job, tables: dict[str, Path]) -> None:
+    """Run `job` with one simulated site per table; results go to `job.output`.
+
+    Flower's and Ray's own messages go to `flower.log` there. Raises what the coordinator raised, or RunError.
+    """
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    from flwr.simulation import run_simulation as run_flower
+
+    from client.app import create_app as create_client_app
+    from server.app import create_app as create_server_app
+
+    job.output.mkdir(parents=True, exist_ok=True)
+    log = job.output / "flower.log"
+    with _logging_to(log):
+        try:
+            run_flower(
+                server_app=create_server_app(job),
+                client_app=create_client_app([tables[site] for site in job.sites]),
+                num_supernodes=len(job.sites),
+                backend_config={
+                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                    "init_args": {
+                        "num_cpus": min(len(job.sites), os.cpu_count() or 1),
+                        "include_dashboard": False,
+                        "logging_level": logging.ERROR,
+                        "log_to_driver": False,
+                        "object_store_memory": 200 * 1024 * 1024,
+                    },
+                },
+            )
+        except DjmsError:
+            raise
+        except Exception as error:
+            raise RunError(
+                f"the simulation ended with {type(error).__name__}", where=log, remedy="see the end of that file"
+            ) from error
+        finally:
+            ray.shutdown()
+
+
+class _logging_to:  # noqa: N801 - reads as a phrase where it is used
+    """Send the `flwr` logger to a file, and only there, while the block runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._logger = logging.getLogger("flwr")
+
+    def __enter__(self) -> None:
+        self._before = self._logger.handlers[:], self._logger.propagate
+        self._file = logging.FileHandler(self._path, encoding="utf-8")
+        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._logger.handlers[:] = [self._file]
+        self._logger.propagate = False
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.handlers[:], self._logger.propagate = self._before
+        self._file.close()

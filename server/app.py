@@ -1,0 +1,38 @@
+"""The coordinator's Flower ServerApp.
+
+In a deployment the run's configuration says what to do; a simulation hands its job to `create_app`.
+"""
+
+from __future__ import annotations
+
+import json
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.errors import DjmsError
+from server.job import Job
+from server.rounds import run
+
+ERROR_FILE = "error.json"
+"""In the output folder of a run that failed: the one sentence that says why."""
+
+
+def create_app(job: Job | None = None) -> ServerApp:
+    """The ServerApp that runs `job`, or the one that the run's configuration describes."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        todo = job if job is not None else Job.from_context(context)
+        try:
+            run(grid, todo)
+        except DjmsError as error:
+            todo.output.mkdir(parents=True, exist_ok=True)
+            (todo.output / ERROR_FILE).write_text(json.dumps({"error": str(error)}) + "\n", encoding="utf-8")
+            raise
+
+    return app
+
+
+app = create_app()

@@ -1,0 +1,77 @@
+"""One exchange of messages with sites, and who is there to exchange with.
+
+Flower's own waiting has no end when sites are missing and polls every three seconds; here both have a limit, and the
+error names the sites that are missing. Names cost an exchange, so they are asked for only when something is wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from typing import cast
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from common import messages as names
+from common.errors import RunError
+
+POLL_SECONDS = 0.2
+_IDENTIFY_SECONDS = 30.0
+
+
+def exchange(grid: Grid, messages: Iterable[Message], *, timeout: float) -> list[Message]:
+    """Send messages and return the replies that arrive within `timeout` seconds."""
+    open_ids = set(grid.push_messages(messages))
+    deadline = time.monotonic() + timeout
+    replies: list[Message] = []
+    while open_ids:
+        arrived = list(grid.pull_messages(open_ids))
+        replies += arrived
+        open_ids -= {reply.metadata.reply_to_message_id for reply in arrived}
+        if time.monotonic() >= deadline:
+            break
+        if open_ids:
+            time.sleep(POLL_SECONDS)
+    return replies
+
+
+def wait_for_sites(grid: Grid, expected: Collection[str], *, at_least: int, timeout: float) -> list[int]:
+    """The nodes of all expected sites, or after `timeout` seconds of those that came, if at least `at_least` did.
+
+    Raises RunError naming the missing sites when fewer came.
+    """
+    deadline = time.monotonic() + timeout
+    while len(nodes := sorted(grid.get_node_ids())) < len(expected):
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(POLL_SECONDS)
+    if len(nodes) < at_least:
+        there = identify(grid, nodes)
+        missing = sorted(set(expected) - there)
+        raise RunError(
+            f"after {timeout:g} s only {len(nodes)} of {len(expected)} sites are there and federated.min_clients is "
+            f"{at_least}; missing: {', '.join(missing)}",
+            where="federation",
+            remedy="start the missing sites, or wait longer with federated.wait_timeout",
+        )
+    return nodes
+
+
+def identify(grid: Grid, nodes: Collection[int]) -> set[str]:
+    """The names of the sites at these nodes, as far as they answer."""
+    empty = RecordDict({names.CONFIG: ConfigRecord()})
+    questions = [Message(content=empty, message_type=names.IDENTIFY, dst_node_id=node) for node in nodes]
+    replies = exchange(grid, questions, timeout=_IDENTIFY_SECONDS) if questions else []
+    return {site_of(reply) for reply in replies if not reply.has_error()}
+
+
+def site_of(reply: Message) -> str:
+    """The name of the site that sent a reply."""
+    return str(cast(ConfigRecord, reply.content[names.SITE])[names.NAME_KEY])
+
+
+def refusal_of(reply: Message) -> str | None:
+    """Why the site refused, or None."""
+    reason = cast(ConfigRecord, reply.content[names.SITE]).get(names.REFUSAL_KEY)
+    return None if reason is None else str(reason)

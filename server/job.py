@@ -1,0 +1,59 @@
+"""What the coordinator was asked to run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+
+from common.errors import InputError
+from common.model import ModelCard
+from common.settings import Settings
+
+RoundCallback = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run: its settings, the sites expected, what the model will be, where results go, and whom to tell of rounds."""
+
+    settings: Settings
+    sites: tuple[str, ...]
+    card: ModelCard
+    output: Path
+    on_round: RoundCallback = lambda _row: None
+
+    def to_run_config(self) -> dict[str, str]:
+        """As a Flower run configuration, one JSON text a key; `from_context` reads it back."""
+        card = {"labels": self.card.labels, "synthetic": self.card.synthetic}
+        return {
+            "settings": self.settings.model_dump_json(),
+            "sites": json.dumps(self.sites),
+            "card": json.dumps(card),
+            "output": str(self.output.absolute()),
+        }
+
+    @classmethod
+    def from_context(cls, context: Context) -> Job:
+        """From a run's configuration. Raises InputError when it was not made by `to_run_config`."""
+        config = context.run_config
+        try:
+            settings = Settings.model_validate_json(str(config["settings"]))
+            sites = tuple(str(site) for site in json.loads(str(config["sites"])))
+            card = json.loads(str(config["card"]))
+            return cls(
+                settings,
+                sites,
+                ModelCard(labels=card["labels"], hidden=settings.training.hidden, synthetic=card["synthetic"]),
+                Path(str(config["output"])),
+            )
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"the run's configuration is not a federation's ({type(error).__name__})",
+                where="run configuration",
+                remedy="start the run with `djms federate --engine deployment`",
+            ) from None
