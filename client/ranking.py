@@ -20,8 +20,8 @@ def rank_companies(
 ) -> pd.DataFrame:
     """Companies of the labour market of the person in row `person`, best first.
 
-    Columns: `rank` from 1, `company_id`, `probability`, `distance_km` (NaN: not known), `compatibility_score`, `sector`,
-    `openings`.
+    Columns: `rank` from 1, `company_id`, `probability`, `distance_km` (NaN: not known), `compatibility_score`,
+    `sector`, `openings`.
     """
     office = candidates[OFFICE].iloc[person]
     market = np.flatnonzero((companies[OFFICE].astype(object) == office).to_numpy())

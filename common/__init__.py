@@ -1,4 +1,4 @@
-"""Ground floor: settings, table contracts, the model and its encoding, evaluation, errors, the command line's shared parts.
+"""Ground floor: settings, table contracts, the model and its encoding, evaluation, errors, shared parts of commands.
 
 Every other room may import this one; it imports none of them.
 """

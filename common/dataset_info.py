@@ -1,4 +1,4 @@
-"""What must be known of a training table besides its rows: where its labels come from, and whether anybody in it is real."""
+"""What must be known of a training table besides its rows: where its labels come from, and whether it is synthetic."""
 
 from __future__ import annotations
 

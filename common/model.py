@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import rfc8785
@@ -59,11 +59,11 @@ class MatchingModel(nn.Sequential):
 
 def _linear(inputs: int, outputs: int, random: torch.Generator) -> nn.Linear:
     """A layer with PyTorch's usual initialisation: weights and biases uniform within 1 / sqrt(inputs)."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    layer = nn.Linear(inputs, outputs)
     bound = 1 / math.sqrt(inputs)
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -bound, bound, generator=random)
-    return cast(nn.Linear, layer)
+    return layer
 
 
 def predict(model: nn.Module, inputs: NDArray[np.float32], *, rows_at_once: int = 65_536) -> NDArray[np.float64]:

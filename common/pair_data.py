@@ -16,8 +16,8 @@ from common.tables import CANDIDATE_ID, MATCH_PROBABILITY, OFFICE, OUTCOME
 class PairData:
     """Pairs sorted by person.
 
-    `inputs` (pairs, INPUT_SIZE) float32; `outcome` (pairs,) float32 of 0 and 1; `person` (pairs,) int64, 0 .. people-1 in
-    ascending order; `probability` (pairs,) float64, what each label was drawn with, or None where nobody knows.
+    `inputs` (pairs, INPUT_SIZE) float32; `outcome` (pairs,) float32 of 0 and 1; `person` (pairs,) int64, 0 .. people-1
+    in ascending order; `probability` (pairs,) float64, what each label was drawn with, or None where nobody knows.
     """
 
     inputs: NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""Protections that settings may ask for and this version cannot give: asked for, they are refused, never left out in silence."""
+"""Protections that settings may ask for and this version cannot give: refused by name, never left out in silence."""
 
 from __future__ import annotations
 

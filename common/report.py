@@ -1,4 +1,4 @@
-"""What a command hands back: one value for programs (`--json`) and one text for people. Commands themselves print nothing."""
+"""What a command hands back: a value for programs (`--json`) and a text for people. Commands print nothing."""
 
 from __future__ import annotations
 

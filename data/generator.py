@@ -1,8 +1,8 @@
 """Synthetic raw tables for a federation of offices, in the offices' own Italian format.
 
 Nothing here describes a real person or company: every value is drawn from a seeded generator, companies are called
-"Sintetica", and a manifest (`SYNTHETIC.json`) beside the files says so and carries the label rules, so that the best any
-model can do is known.
+"Sintetica", and a manifest (`SYNTHETIC.json`) beside the files says so and carries the label rules, so that the best
+any model can do is known.
 
 Two scenarios:
 

@@ -114,7 +114,9 @@ def federate(
     return Report(summary, text)
 
 
-_NOT_PRIVATE = "This run had no differential privacy, no secure aggregation and no anchoring: this version does not have them yet.\n"
+_NOT_PRIVATE = (
+    "This run had no differential privacy, no secure aggregation and no anchoring: this version does not have them.\n"
+)
 
 
 def _synthetic(summary: dict[str, Any]) -> str:
@@ -140,9 +142,8 @@ def _demo_text(summary: dict[str, Any], top: Any, person: dict[str, Any]) -> Gro
         cells = ["–" if values[metric] is None else f"{values[metric]:.4f}" for metric in _SHOWN]
         comparison.add_row(title, *cells, style="bold" if name == "federated" else "")
     who = f"candidate {person['id']}" if person["id"] else "one candidate"
-    ranking = Table(
-        title=f"\nCompanies for {who} of {person['office']}", title_justify="left", box=None, pad_edge=False
-    )
+    heading = Text(f"\nCompanies for {who} of {person['office']}, best first", style="italic")
+    ranking = Table(box=None, pad_edge=False)
     for column in ("", "company", "probability", "km"):
         ranking.add_column(column, justify="left" if column == "company" else "right")
     for row in top.itertuples():
@@ -156,4 +157,4 @@ def _demo_text(summary: dict[str, Any], top: Any, person: dict[str, Any]) -> Gro
         "        djms demo --raw DIR                     your own CSV files\n"
         "        djms data --help                        step by step"
     )
-    return Group(head, comparison, ranking, foot)
+    return Group(head, comparison, heading, ranking, foot)

@@ -49,7 +49,7 @@ class Source:
 
 
 def run_demo(settings: Settings, source: Source, out: Path | None, bars: Steps) -> dict[str, Any]:
-    """Do all of it; returns the summary, which also stands in the run's folder, and the run's folder under `directory`."""
+    """Do all of it; returns the summary (which also stands in the run's folder), with `directory`, `top`, `person`."""
     started = time.monotonic()
     with _workspace(settings, source, out, bars) as (directory, dataset, tables):
         with bars.step("Checking the offices' tables"):

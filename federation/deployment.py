@@ -33,8 +33,8 @@ _FEDERATION = "djms-loopback"
 def run_deployment(job: Job, tables: dict[str, Path], *, insecure: bool, on_rounds: Callable[[int], None]) -> None:
     """Run `job` on a SuperLink and one SuperNode per table; `on_rounds(n)` is told when n rounds are done.
 
-    The processes' logs go to `job.output/logs`. Raises InputError without `insecure`, RunError when a process ends early or
-    the run fails.
+    The processes' logs go to `job.output/logs`. Raises InputError without `insecure`, RunError when a process ends early
+    or the run fails.
     """
     if not insecure:
         raise InputError(

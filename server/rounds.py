@@ -4,8 +4,8 @@
     model.safetensors   the model after the last finished round, canonical bytes
     federation.json     the threshold, the test metrics from sums over sites, the cohort
 
-The reply to round r evaluates the model of round r - 1, so a round's own metrics are known one exchange later; after the
-last round one evaluation exchange closes the history.
+The reply to round r evaluates the model of round r - 1, so a round's own metrics are known one exchange later; after
+the last round one evaluation exchange closes the history.
 """
 
 from __future__ import annotations
