@@ -26,6 +26,10 @@ class Site:
     validation: PairData
     test: PairData
 
+    def of(self, part: Part) -> PairData:
+        """The pairs of the people of one part."""
+        return (self.train, self.validation, self.test)[part]
+
 
 def load_site(path: Path, *, seed: int, validation_share: float, test_share: float) -> Site:
     """Read a site's training table and split it.

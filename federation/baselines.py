@@ -1,4 +1,4 @@
-"""What the federated model is measured against, on the same test people.
+"""What the federated model is measured against, on the same people.
 
     centralised         the same network trained on everybody's pairs pooled, for as many passes
     local               each office's own network, trained alone for as many passes, on its own test people
@@ -34,79 +34,75 @@ NAMES = ("federated", "centralised", "local", "rule", "yes_to_everybody", "best_
 
 @dataclass(frozen=True)
 class Scored:
-    """One contestant's scores for every office's test people, and the threshold each office's are judged by."""
+    """One contestant's scores by part (validation, test) and office, and the threshold each office is judged by."""
 
-    scores: dict[str, Scores]
+    scores: dict[Part, dict[str, Scores]]
     thresholds: dict[str, float]
     probability: bool = True
 
 
 def federated(model: MatchingModel, sites: dict[str, Site], threshold: float) -> Scored:
     """The federated model, with the threshold the federation chose on its validation people."""
-    return Scored(_scores_of(model, sites), dict.fromkeys(sites, threshold))
+    return Scored(_by_part(lambda data, _name: predict(model, data.inputs), sites), dict.fromkeys(sites, threshold))
 
 
 def centralised(sites: dict[str, Site], settings: Settings, advance: Callable[[], None]) -> Scored:
     """One model trained on the pooled pairs; its threshold from the pooled validation people."""
     model = _train(PairData.pooled([site.train for site in sites.values()]), settings, advance)
-    validation = PairData.pooled([site.validation for site in sites.values()])
-    threshold = best_f1_threshold(validation.outcome, predict(model, validation.inputs), validation.person)
-    return Scored(_scores_of(model, sites), dict.fromkeys(sites, threshold))
+    return _with_pooled_threshold(_by_part(lambda data, _name: predict(model, data.inputs), sites), sites)
 
 
 def local(sites: dict[str, Site], settings: Settings, advance: Callable[[], None]) -> Scored:
-    """Each office's own model on its own test people; each with its own threshold."""
-    scores, thresholds = {}, {}
-    for name, site in sites.items():
-        model = _train(site.train, settings, advance)
-        scores[name] = predict(model, site.test.inputs)
-        data = site.validation
-        thresholds[name] = best_f1_threshold(data.outcome, predict(model, data.inputs), data.person)
+    """Each office's own model on its own people; each with its own threshold."""
+    models = {name: _train(site.train, settings, advance) for name, site in sites.items()}
+    scores = _by_part(lambda data, name: predict(models[name], data.inputs), sites)
+    thresholds = {
+        name: best_f1_threshold(site.validation.outcome, scores[Part.VALIDATION][name], site.validation.person)
+        for name, site in sites.items()
+    }
     return Scored(scores, thresholds)
 
 
 def rule(tables: dict[str, pd.DataFrame], settings: Settings) -> Scored:
-    """The reference rule's own probability and threshold, on the test people of each office's training table."""
-    scores: dict[str, Scores] = {}
+    """The reference rule's own probability and threshold, on the people of each office's training table."""
+    scores: dict[Part, dict[str, Scores]] = {Part.VALIDATION: {}, Part.TEST: {}}
     for name, table in tables.items():
-        part = split_people(
+        parts = split_people(
             table,
             seed=settings.seed,
             validation_share=settings.data.validation_share,
             test_share=settings.data.test_share,
         )
-        test = table.loc[part == Part.TEST]
-        _, order = by_person(test)
-        scores[name] = REFERENCE_RULE.probability(test)[order]
+        for part, by_office in scores.items():
+            rows = table.loc[parts == part]
+            _, order = by_person(rows)
+            by_office[name] = REFERENCE_RULE.probability(rows)[order]
     return Scored(scores, dict.fromkeys(tables, REFERENCE_RULE.threshold))
 
 
 def yes_to_everybody(sites: dict[str, Site]) -> Scored:
     """A score of one for every pair; it claims no probability."""
-    return Scored(
-        {name: np.ones(len(site.test.outcome)) for name, site in sites.items()}, dict.fromkeys(sites, 1.0), False
-    )
+    ones = _by_part(lambda data, _name: np.ones(len(data.outcome)), sites)
+    return Scored(ones, dict.fromkeys(sites, 1.0), probability=False)
 
 
 def best_possible(sites: dict[str, Site]) -> Scored | None:
     """The probabilities the labels were drawn with, or None where nobody knows them."""
-    validation = PairData.pooled([site.validation for site in sites.values()])
-    scores = {name: site.test.probability for name, site in sites.items() if site.test.probability is not None}
-    if len(scores) < len(sites) or validation.probability is None:
+    if any(site.test.probability is None or site.validation.probability is None for site in sites.values()):
         return None
-    threshold = best_f1_threshold(validation.outcome, validation.probability, validation.person)
-    return Scored(scores, dict.fromkeys(sites, threshold))
+    return _with_pooled_threshold(_by_part(lambda data, _name: np.asarray(data.probability), sites), sites)
 
 
-def pooled_metrics(scored: Scored | None, sites: dict[str, Site]) -> dict[str, float | None]:
-    """Metrics over all offices' test people; each pair is judged by its office's threshold."""
+def pooled_metrics(scored: Scored | None, sites: dict[str, Site], part: Part = Part.TEST) -> dict[str, float | None]:
+    """Metrics over all offices' people of one part; each pair is judged by its office's threshold."""
     if scored is None:
         return dict.fromkeys(METRICS)
-    test = PairData.pooled([site.test for site in sites.values()])
-    scores = np.concatenate([scored.scores[name] for name in sites])
-    answers = np.concatenate([scored.scores[name] >= scored.thresholds[name] for name in sites]).astype(np.float64)
-    metrics = evaluate(test.outcome, scores, test.person, threshold=0.5, probability=scored.probability)
-    judged = evaluate(test.outcome, answers, test.person, threshold=0.5, probability=False)
+    pooled = PairData.pooled([site.of(part) for site in sites.values()])
+    of_office = scored.scores[part]
+    scores = np.concatenate([of_office[name] for name in sites])
+    answers = np.concatenate([of_office[name] >= scored.thresholds[name] for name in sites]).astype(np.float64)
+    metrics = evaluate(pooled.outcome, scores, pooled.person, threshold=0.5, probability=scored.probability)
+    judged = evaluate(pooled.outcome, answers, pooled.person, threshold=0.5, probability=False)
     return metrics | {name: judged[name] for name in ("f1", "accuracy", "balanced_accuracy")}
 
 
@@ -116,11 +112,23 @@ def office_metrics(scored: Scored | None, site: Site) -> dict[str, float | None]
         return dict.fromkeys(METRICS)
     return evaluate(
         site.test.outcome,
-        scored.scores[site.name],
+        scored.scores[Part.TEST][site.name],
         site.test.person,
         threshold=scored.thresholds[site.name],
         probability=scored.probability,
     )
+
+
+def _by_part(score: Callable[[PairData, str], Scores], sites: dict[str, Site]) -> dict[Part, dict[str, Scores]]:
+    parts = (Part.VALIDATION, Part.TEST)
+    return {part: {name: score(site.of(part), name) for name, site in sites.items()} for part in parts}
+
+
+def _with_pooled_threshold(scores: dict[Part, dict[str, Scores]], sites: dict[str, Site]) -> Scored:
+    validation = PairData.pooled([site.validation for site in sites.values()])
+    pooled = np.concatenate([scores[Part.VALIDATION][name] for name in sites])
+    threshold = best_f1_threshold(validation.outcome, pooled, validation.person)
+    return Scored(scores, dict.fromkeys(sites, threshold))
 
 
 def _train(data: PairData, settings: Settings, advance: Callable[[], None]) -> MatchingModel:
@@ -138,7 +146,3 @@ def _train(data: PairData, settings: Settings, advance: Callable[[], None]) -> M
         )
         advance()
     return model
-
-
-def _scores_of(model: MatchingModel, sites: dict[str, Site]) -> dict[str, Scores]:
-    return {name: predict(model, site.test.inputs) for name, site in sites.items()}

@@ -12,6 +12,7 @@ from client.site import Site, load_site
 from common.metrics import METRICS
 from common.model import MatchingModel
 from common.settings import Settings
+from common.split import Part
 from common.training_table import read_training_table
 from federation import baselines
 from federation.baselines import Scored
@@ -23,9 +24,11 @@ MINIMUM_PEOPLE = 5
 
 @dataclass(frozen=True)
 class Comparison:
-    """`pooled[name][metric]` and `by_office[office]` (`people` and `name` to metrics); None where it does not apply."""
+    """`pooled[name][metric]` on test people, `validation[name][metric]` on validation people, and `by_office[office]`
+    (`people`, and `name` to metrics, on test people); None where it does not apply."""
 
     pooled: dict[str, Metrics]
+    validation: dict[str, Metrics]
     by_office: dict[str, dict[str, Any]]
 
 
@@ -61,7 +64,10 @@ def compare(
             "best_possible": baselines.best_possible(sites),
         }
     pooled = {name: baselines.pooled_metrics(scored, sites) for name, scored in contestants.items()}
-    return Comparison(pooled, {name: _of_office(contestants, site) for name, site in sites.items()})
+    validation = {
+        name: baselines.pooled_metrics(scored, sites, Part.VALIDATION) for name, scored in contestants.items()
+    }
+    return Comparison(pooled, validation, {name: _of_office(contestants, site) for name, site in sites.items()})
 
 
 def _of_office(contestants: dict[str, Scored | None], site: Site) -> dict[str, Any]:

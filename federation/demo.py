@@ -135,10 +135,10 @@ def _rank(model: Any, dataset: Dataset, settings: Settings, directory: Path) -> 
 
 def _draw(directory: Path, comparison: Comparison, note: str) -> None:
     rounds = pd.read_csv(directory / ROUNDS_FILE)
-    plot_progress(rounds, comparison.pooled, directory / "progress.png", note=note)
-    plot_comparison(comparison.pooled, directory / "comparison.png", note=note)
+    plot_progress(rounds, comparison.validation, directory / "progress.png", note=f"{note} · validation people")
+    plot_comparison(comparison.pooled, directory / "comparison.png", note=f"{note} · test people")
     offices = {
         office: {name: metrics[name] for name in ("federated", "local", "best_possible")}
         for office, metrics in comparison.by_office.items()
     }
-    plot_offices(offices, directory / "offices.png", note=note)
+    plot_offices(offices, directory / "offices.png", note=f"{note} · test people")

@@ -30,18 +30,23 @@ _START_SECONDS = 90.0
 _FEDERATION = "djms-loopback"
 
 
-def run_deployment(job: Job, tables: dict[str, Path], *, insecure: bool, on_rounds: Callable[[int], None]) -> None:
-    """Run `job` on a SuperLink and one SuperNode per table; `on_rounds(n)` is told when n rounds are done.
-
-    The processes' logs go to `job.output/logs`. Raises InputError without `insecure`, RunError when a process ends early
-    or the run fails.
-    """
+def require_consent(insecure: bool) -> None:
+    """Raise InputError unless the caller said that plain text on loopback is meant."""
     if not insecure:
         raise InputError(
             "this engine speaks plain text on loopback, and TLS is not part of this version",
             where="--engine deployment",
             remedy="add --insecure to try it on one machine, with data that may be read there",
         )
+
+
+def run_deployment(job: Job, tables: dict[str, Path], *, insecure: bool, on_rounds: Callable[[int], None]) -> None:
+    """Run `job` on a SuperLink and one SuperNode per table; `on_rounds(n)` is told when n rounds are done.
+
+    Logs of the processes go to `job.output/logs`. Raises InputError without `insecure`, RunError when one ends early
+    or the run fails.
+    """
+    require_consent(insecure)
     app = _app_directory()
     logs = job.output / "logs"
     logs.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ NAMES: Final = MappingProxyType(
     {
         "federated": "federated",
         "centralised": "centralised",
-        "local": "mean of offices alone",
+        "local": "each office alone",
         "rule": "rule alone",
         "yes_to_everybody": "yes to everybody",
         "best_possible": "best possible",
@@ -71,7 +71,7 @@ def plot_progress(
     """ROC-AUC and log-loss of the global model after each round, as a PNG.
 
     `rounds` has the columns round, roc_auc and log_loss (NaN or None: does not apply). `baselines` may hold
-    centralised, local (the mean of offices alone) and best_possible, each with the same metrics: horizontal lines.
+    centralised, local (each office's own model on its own people) and best_possible, each with the same metrics: horizontal lines.
     """
     figure = Figure(figsize=(10, 6.6), dpi=150, layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)

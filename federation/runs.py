@@ -16,7 +16,7 @@ from common.settings import Settings
 from data.partition import find_partition
 from federation.baselines import NAMES
 from federation.comparison import load_sites
-from federation.deployment import run_deployment
+from federation.deployment import require_consent, run_deployment
 from federation.plots import plot_progress
 from federation.results import new_run_directory, note_of, read_result, write_summary
 from federation.simulation import run_simulation
@@ -37,6 +37,8 @@ def run_federation(
     Metrics are the federation's own, from sums over its sites. Baselines are null: they would need everybody's pairs in
     one place.
     """
+    if engine == "deployment":
+        require_consent(insecure)
     directory = data if data is not None else settings.paths.federated_dir
     tables = find_partition(directory, settings.offices)
     if len(tables) < settings.federated.min_clients:
@@ -53,7 +55,8 @@ def run_federation(
     with bars.step(f"Federated training ({engine})", settings.federated.rounds) as advance:
         _run(engine, Job(settings, tuple(tables), card, run, on_round=lambda _row: advance()), tables, insecure)
     result = read_result(run)
-    plot_progress(pd.read_csv(run / ROUNDS_FILE), {}, run / "progress.png", note=note_of(info.labels, info.synthetic))
+    note = f"{note_of(info.labels, info.synthetic)} · validation people"
+    plot_progress(pd.read_csv(run / ROUNDS_FILE), {}, run / "progress.png", note=note)
     nothing: dict[str, float | None] = dict.fromkeys(METRICS)
     summary = {
         "run": run.name,
