@@ -32,6 +32,7 @@ from common.settings_loading import load_settings, resolve_key, setting_keys
 _OVERRIDES = "djms.overrides"
 _CONFIG = "djms.config"
 _JSON = "djms.json"
+_INTERRUPTED = 130
 
 Command = TypeVar("Command", bound=typer.Typer)
 
@@ -69,15 +70,19 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(_usage_sentence(error), 1, as_json)
     except (click.Abort, KeyboardInterrupt):
-        return _fail("Interrupted; nothing after the last finished step was kept.", 130, as_json)
+        result = _INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last resort: say so, show where, and fail
         traceback.print_exc(file=sys.stderr)
         return _fail(f"DJMS stopped on an error it did not expect: {type(error).__name__}; see above.", 2, as_json)
+    if result == _INTERRUPTED:  # Typer turns an interrupt into its exit code
+        return _fail("Interrupted; nothing after the last finished step was kept.", _INTERRUPTED, as_json)
     if isinstance(result, Report):
         if as_json:
             click.echo(json.dumps(result.data, ensure_ascii=False, allow_nan=False))
         else:
-            Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(result.text)
+            Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120).print(
+                result.text
+            )
     return 0 if not isinstance(result, int) else result
 
 
@@ -122,13 +127,17 @@ def _settings_flags(args: list[str], known: set[str]) -> list[str]:
                 result.extend([following] if (following := next(rest, None)) is not None else [])
             continue
         key = name.removeprefix("--")
-        if "." not in key and not any(full.rpartition(".")[2] == key for full in setting_keys()):
-            result.append(text)  # not a settings' key either: the parser says so
+        leaves = [full.rpartition(".")[2] for full in setting_keys()]
+        if "." not in key and key not in leaves:
+            near = get_close_matches(name, [*sorted(known), *(f"--{leaf}" for leaf in leaves)], n=1)
+            if near:
+                raise InputError("there is no such option", where=name, remedy=f"did you mean '{near[0]}'")
+            result.append(text)  # like nothing that is known: the parser says so
             continue
         full = resolve_key(key)
         if not separator:
             following = next(rest, None)
-            if following is None:
+            if following is None or following.startswith("--"):
                 raise InputError("there is no value", where=name, remedy=f"write {name} VALUE")
             value = following
         result.extend(["--set", f"{full}={value}"])

@@ -13,6 +13,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,11 @@ def load_parameters(model: nn.Module, parameters: Parameters) -> None:
             where="model",
             remedy="use the same training.hidden and the same version of DJMS at every site",
         )
-    if not all(np.isfinite(values).all() for values in parameters.values()):
+    tensors = {name: torch.from_numpy(np.array(parameters[name], dtype=np.float32)) for name in expected}
+    if not all(bool(values.isfinite().all()) for values in tensors.values()):
         raise InputError(
             "a parameter is not a finite number", where="model", remedy="lower federated.learning_rate and train anew"
         )
-    tensors = {name: torch.from_numpy(np.array(parameters[name], dtype=np.float32)) for name in expected}
     model.load_state_dict(OrderedDict(tensors), strict=True)
 
 
@@ -134,6 +135,8 @@ def read_model(path: Path) -> tuple[MatchingModel, ModelCard]:
             card = json.loads((file.metadata() or {})[_CARD_KEY])
         parameters = load(path.read_bytes())
         parsed = ModelCard(**{**card, "hidden": tuple(card["hidden"])})
+        if parsed.kind != ModelCard.kind or not all(type(units) is int and units > 0 for units in parsed.hidden):
+            raise ValueError
     except (SafetensorError, KeyError, TypeError, ValueError):
         raise InputError("this is not a model of DJMS, or it is damaged", where=path, remedy="fetch it anew") from None
     if parsed.encoding != ENCODING_VERSION:
@@ -142,6 +145,9 @@ def read_model(path: Path) -> tuple[MatchingModel, ModelCard]:
             where=path,
             remedy="use the version of DJMS that trained it, or train anew",
         )
+    widths = (INPUT_SIZE, *parsed.hidden, 1)
+    if sum(values.size for values in parameters.values()) != sum((a + 1) * b for a, b in pairwise(widths)):
+        raise InputError("the file's parameters are not those its card speaks of", where=path, remedy="fetch it anew")
     model = MatchingModel(parsed.hidden, seed=0)
     load_parameters(model, parameters)
     return model, parsed

@@ -22,12 +22,12 @@ from common.tables import OUTCOME_LADDER
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
-_THRESHOLD_COUNT = re.compile(r"^(\d+)-of-(\d+)$")
+_THRESHOLD_COUNT = re.compile(r"^(\d+)-of-([1-9]\d*)$")
 _THRESHOLD_SHARE = re.compile(r"^(\d+)%$")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class PathSettings(_Section):

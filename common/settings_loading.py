@@ -61,12 +61,18 @@ def load_settings(
     that cannot be combined.
     """
     environment = os.environ if environment is None else environment
+    overrides = list(overrides)
     path = file if file is not None else DEFAULT_FILE
     origins: dict[str, str] = {}
     values: dict[str, Any] = {}
     _merge(values, _from_file(path, required=file is not None), origins, lambda key: f"{path}, key '{key}'")
     _merge(values, _from_environment(environment), origins, _env_name)
-    _merge(values, _from_overrides(overrides), origins, lambda key: f"--set {key}")
+    given = _from_overrides(overrides)
+    for key in _OPEN_KEYS:
+        if any(text.startswith(f"{key}.") for text in overrides):  # one office added or changed, the others stay
+            current = values.get(key) or Settings().model_dump(mode="json")[key]
+            given[key] = {**current, **given[key]}
+    _merge(values, given, origins, lambda key: f"--set {key}")
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -106,7 +112,13 @@ def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise InputError("the settings file is not UTF-8 text", where=path, remedy="save it as UTF-8") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise InputError(
+            f"the settings file cannot be read ({error.strerror})",
+            where=path,
+            remedy="check that it is a file of yours",
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "it is not YAML"
@@ -130,7 +142,12 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
         if key not in set(setting_keys()):
             _unknown(key, where=f"environment variable {name}", shown=_env_name)
-        values[key] = yaml.safe_load(text)
+        try:
+            values[key] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
+            raise InputError(
+                "the value cannot be read", where=f"environment variable {name}", remedy="quote it"
+            ) from None
     return nested(values)
 
 
@@ -142,7 +159,7 @@ def _from_overrides(overrides: Iterable[str]) -> dict[str, Any]:
             raise InputError("there is no '='", where=f"--set {text}", remedy="write --set key=value")
         try:
             values[resolve_key(key.strip())] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
             raise InputError("the value cannot be read", where=f"--set {text}", remedy="quote it") from None
     return nested(values)
 

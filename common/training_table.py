@@ -71,7 +71,8 @@ def read_training_table(path: Path) -> pd.DataFrame:
     keys = {name: arrow.dictionary(arrow.int32(), arrow.string()) for name in KEY_COLUMNS}
     options = arrow_csv.ConvertOptions(column_types={**numbers, **bits, **keys}, strings_can_be_null=False)
     try:
-        table = arrow_csv.read_csv(path, convert_options=options).to_pandas()
+        lines = arrow_csv.ParseOptions(newlines_in_values=True)  # a name from a quoted cell may hold a line break
+        table = arrow_csv.read_csv(path, parse_options=lines, convert_options=options).to_pandas()
     except arrow.ArrowInvalid as error:
         # The library's message quotes the cell; only its position is safe to show.
         place = str(error).partition(":")[0] if str(error).startswith("In CSV column") else "the file"
@@ -80,6 +81,10 @@ def read_training_table(path: Path) -> pd.DataFrame:
             where=path,
             remedy="build it anew with `djms data import`",
         ) from None
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        where = row_place(path, 1, twice if twice in TRAINING_COLUMNS else None)
+        raise InputError("a column's name stands twice", where=where, remedy="remove or rename one of them")
     missing = [name for name in TRAINING_COLUMNS if name not in table.columns]
     if missing:
         raise InputError(

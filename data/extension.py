@@ -11,12 +11,10 @@ The rules:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final
 
-import numpy as np
 import pandas as pd
 
 from common.errors import InputError, row_place
@@ -32,93 +30,16 @@ from common.tables import (
     RawCompany,
 )
 from common.training_table import atomic_path
-from data.gazetteer import AmbiguousPlace, Comune, Gazetteer
+from data.gazetteer import Gazetteer
 from data.offices import Territory, assign_offices
-from data.raw_schemas import ITALY_LATITUDES, ITALY_LONGITUDES, and_more
+from data.places import Geocoder, UnknownPlaces, locate, numbers, texts
 from data.raw_tables import RawFiles
+from data.table_schema import and_more
 
 EXTENDED_CANDIDATES_FILE: Final = "Dataset_Candidati_Aggiornato_Extended.csv"
 EXTENDED_COMPANIES_FILE: Final = "Dataset_Aziende_con_Stima_Assunzioni_Extended.csv"
 
-UnknownPlaces = Literal["refuse", "keep"]
-
 _SIZE_LIMITS: Final = (50, 250)
-
-
-class Point(Protocol):
-    """Where something is, in degrees."""
-
-    @property
-    def latitude(self) -> float:
-        """North."""
-
-    @property
-    def longitude(self) -> float:
-        """East."""
-
-
-class Geocoder(Protocol):
-    """Somebody to ask about a place that the gazetteer does not know."""
-
-    def find(self, text: str) -> Point | None:
-        """The place's coordinates, or None."""
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where a raw table tells a place, and whether an error may repeat what it says."""
-
-    place: str
-    latitude: str
-    longitude: str
-    shows_values: bool
-
-
-_SOURCES: Final = {
-    "candidate": _Source(RawCandidate.RESIDENCE, RawCandidate.LATITUDE, RawCandidate.LONGITUDE, shows_values=False),
-    "company": _Source(RawCompany.SEAT, RawCompany.LATITUDE, RawCompany.LONGITUDE, shows_values=True),
-}
-
-
-def locate(
-    frame: pd.DataFrame,
-    kind: Literal["candidate", "company"],
-    path: Path,
-    *,
-    gazetteer: Gazetteer,
-    geocoder: Geocoder | None = None,
-    unknown_places: UnknownPlaces,
-    provinces: Collection[str] = (),
-) -> pd.DataFrame:
-    """Columns `latitude`, `longitude` (float64, NaN unknown), `comune`, `province` (None unknown) of each raw row.
-
-    Given coordinates come first; then the gazetteer, which prefers `provinces` where a name leaves a choice; then the
-    geocoder. Raises InputError for a name several comuni bear, and, with "refuse", for a place nobody knows.
-    """
-    source = _SOURCES[kind]
-    text = frame[source.place]
-    latitude, longitude = _numbers(frame, source.latitude), _numbers(frame, source.longitude)
-    given = latitude.notna() & longitude.notna()
-    known, ambiguous = _look_up(text, gazetteer, provinces)
-    _refuse_ambiguous(text[~given & text.isin(list(ambiguous))], ambiguous, source, path)
-    asked = text[~given & text.notna() & ~text.isin(list(known))]
-    if geocoder is not None:
-        known |= _ask(asked, geocoder, gazetteer)
-    if unknown_places == "refuse":
-        _refuse_unknown(asked[~asked.isin(list(known))], gazetteer, source, path)
-    homes = [known.get(name) for name in text]
-    for row in np.flatnonzero(given & ~text.isin(list(known))):
-        homes[row] = gazetteer.nearest(latitude.iloc[row], longitude.iloc[row])
-    north = pd.Series([np.nan if home is None else home.latitude for home in homes], index=frame.index, dtype="float64")
-    east = pd.Series([np.nan if home is None else home.longitude for home in homes], index=frame.index, dtype="float64")
-    return pd.DataFrame(
-        {
-            "latitude": latitude.where(given, north),
-            "longitude": longitude.where(given, east),
-            "comune": _texts([None if home is None else home.name for home in homes], frame.index),
-            "province": _texts([None if home is None else home.province for home in homes], frame.index),
-        }
-    )
 
 
 def extend_candidates(
@@ -152,12 +73,12 @@ def extend_candidates(
             CANDIDATE_ID: raw[RawCandidate.ID],
             OFFICE: office,
             **places,
-            "attitude_score": _numbers(raw, RawCandidate.ATTITUDE),
+            "attitude_score": numbers(raw, RawCandidate.ATTITUDE),
             "exclusions": _exclusions(raw[RawCandidate.EXCLUSIONS]),
             "disability": _slugs(raw, RawCandidate.DISABILITY, DISABILITIES),
             "education": _slugs(raw, RawCandidate.EDUCATION, EDUCATION),
-            "years_experience": _numbers(raw, RawCandidate.EXPERIENCE_YEARS),
-            "unemployment_duration": _numbers(raw, RawCandidate.UNEMPLOYMENT_YEARS),
+            "years_experience": numbers(raw, RawCandidate.EXPERIENCE_YEARS),
+            "unemployment_duration": numbers(raw, RawCandidate.UNEMPLOYMENT_YEARS),
         }
     ).reset_index(drop=True)
 
@@ -192,14 +113,14 @@ def extend_companies(
             OFFICE: _offices(places, files, offices),
             **places,
             "sector": _slugs(raw, RawCompany.SECTOR, SECTORS),
-            "employees": _numbers(raw, RawCompany.EMPLOYEES),
-            "quota": _numbers(raw, RawCompany.QUOTA),
-            "hired": _numbers(raw, RawCompany.HIRED),
-            "openings": _numbers(raw, RawCompany.OPENINGS),
+            "employees": numbers(raw, RawCompany.EMPLOYEES),
+            "quota": numbers(raw, RawCompany.QUOTA),
+            "hired": numbers(raw, RawCompany.HIRED),
+            "openings": numbers(raw, RawCompany.OPENINGS),
             "company_size": _company_size(raw),
             "retention_rate": _retention(raw),
-            "remote_work": _numbers(raw, RawCompany.REMOTE),
-            "certification": _numbers(raw, RawCompany.CERTIFICATION),
+            "remote_work": numbers(raw, RawCompany.REMOTE),
+            "certification": numbers(raw, RawCompany.CERTIFICATION),
             "compatibility_text": raw[RawCompany.COMPATIBILITY],
         }
     ).reset_index(drop=True)
@@ -218,67 +139,6 @@ def write_extended(candidates: pd.DataFrame, companies: pd.DataFrame, directory:
     ):
         people.to_csv(candidates_part, index=False, lineterminator="\n")
         companies.to_csv(companies_part, index=False, lineterminator="\n")
-
-
-def _look_up(
-    text: pd.Series, gazetteer: Gazetteer, provinces: Collection[str]
-) -> tuple[dict[str, Comune], dict[str, AmbiguousPlace]]:
-    """What each distinct text means: the places known, and the errors of those that could be several."""
-    known: dict[str, Comune] = {}
-    ambiguous: dict[str, AmbiguousPlace] = {}
-    for name in text.dropna().unique():
-        try:
-            found = gazetteer.find(name, provinces=provinces)
-        except AmbiguousPlace as error:
-            ambiguous[name] = error
-        else:
-            if found is not None:
-                known[name] = found
-    return known, ambiguous
-
-
-def _ask(text: pd.Series, geocoder: Geocoder, gazetteer: Gazetteer) -> dict[str, Comune]:
-    """What the geocoder answers for each distinct text; a place outside Italy is no answer."""
-    answers: dict[str, Comune] = {}
-    for name in text.unique():
-        point = geocoder.find(name)
-        if point is None or not (
-            ITALY_LATITUDES[0] <= point.latitude <= ITALY_LATITUDES[1]
-            and ITALY_LONGITUDES[0] <= point.longitude <= ITALY_LONGITUDES[1]
-        ):
-            continue
-        comune = gazetteer.nearest(point.latitude, point.longitude)
-        answers[name] = replace(comune, latitude=point.latitude, longitude=point.longitude)
-    return answers
-
-
-def _refuse_ambiguous(text: pd.Series, ambiguous: Mapping[str, AmbiguousPlace], source: _Source, path: Path) -> None:
-    if text.empty:
-        return
-    what = "several comuni have the name written here"
-    if source.shows_values:
-        what = f"'{text.iloc[0]}' is the name of several comuni: {ambiguous[text.iloc[0]].what}"
-    raise InputError(
-        what + and_more(len(text) - 1),
-        where=row_place(path, text.index[0], source.place),
-        remedy=f"write the province after it, as in 'Castro (BG)', or add '{source.latitude}' and '{source.longitude}'",
-    )
-
-
-def _refuse_unknown(text: pd.Series, gazetteer: Gazetteer, source: _Source, path: Path) -> None:
-    if text.empty:
-        return
-    what = "the place is no comune that is known"
-    if source.shows_values:
-        similar = gazetteer.suggest(text.iloc[0], 3)
-        what = f"'{text.iloc[0]}' is no comune that is known"
-        what += f", the nearest: {', '.join(similar)}" if similar else ""
-    raise InputError(
-        what + and_more(len(text) - 1),
-        where=row_place(path, text.index[0], source.place),
-        remedy=f"correct the spelling, add '{source.latitude}' and '{source.longitude}', or set "
-        "data.unknown_places=keep to leave its distance unknown",
-    )
 
 
 def _preferred_provinces(files: RawFiles, offices: Mapping[str, Territory]) -> tuple[str, ...]:
@@ -314,21 +174,12 @@ def _refuse_without_office(office: pd.Series, places: pd.DataFrame, files: RawFi
     )
 
 
-def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
-    """The column as float64, all NaN where the office did not deliver it."""
-    return frame[column].astype("float64") if column in frame else pd.Series(np.nan, index=frame.index, dtype="float64")
-
-
-def _texts(values: list[str | None], index: pd.Index) -> pd.Series:
-    return pd.Series(values, index=index, dtype=object)
-
-
 def _slugs(frame: pd.DataFrame, column: str, vocabulary: Mapping[str, str]) -> pd.Series:
     """The slug of each word of `vocabulary` (slug to word), None where it is missing."""
     if column not in frame:
-        return _texts([None] * len(frame), frame.index)
+        return texts([None] * len(frame), frame.index)
     slug_of = {word: slug for slug, word in vocabulary.items()}
-    return _texts([None if pd.isna(word) else slug_of[word] for word in frame[column]], frame.index)
+    return texts([None if pd.isna(word) else slug_of[word] for word in frame[column]], frame.index)
 
 
 def _exclusions(cells: pd.Series) -> pd.Series:
@@ -343,7 +194,7 @@ def _exclusions(cells: pd.Series) -> pd.Series:
 
 
 def _company_size(raw: pd.DataFrame) -> pd.Series:
-    employees = _numbers(raw, RawCompany.EMPLOYEES)
+    employees = numbers(raw, RawCompany.EMPLOYEES)
     counted = sum((employees >= limit).astype("float64") for limit in _SIZE_LIMITS)
     size = pd.Series(counted, index=raw.index).where(employees.notna())
     if RawCompany.SIZE not in raw:
@@ -354,6 +205,6 @@ def _company_size(raw: pd.DataFrame) -> pd.Series:
 
 def _retention(raw: pd.DataFrame) -> pd.Series:
     """The rate that is given; else hired ÷ quota, 0 where the quota is 0, NaN where either is unknown."""
-    quota, hired = _numbers(raw, RawCompany.QUOTA), _numbers(raw, RawCompany.HIRED)
+    quota, hired = numbers(raw, RawCompany.QUOTA), numbers(raw, RawCompany.HIRED)
     rate = (hired / quota.where(quota > 0)).mask(quota == 0, 0.0)
-    return _numbers(raw, RawCompany.RETENTION).fillna(rate)
+    return numbers(raw, RawCompany.RETENTION).fillna(rate)

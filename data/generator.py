@@ -3,22 +3,13 @@
 Nothing here describes a real person or company: every value is drawn from a seeded generator, companies are called
 "Sintetica", and a manifest (`SYNTHETIC.json`) beside the files says so and carries the label rules, so that the best
 any model can do is known.
-
-Two scenarios:
-
-* `reference`: five alike offices and the reference rule; the pairs of a labour market have the published match rate,
-  mean distance and mean attitude;
-* `heterogeneous`: offices differ in size, sectors, distances travelled, people, and in the rule itself, which also has
-  effects of a sector on a disability that no office alone sees often enough.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -38,17 +29,9 @@ from common.tables import (
 )
 from common.training_table import atomic_path
 from data.gazetteer import Gazetteer
-from data.labels import REFERENCE_RULE, LabelRule
+from data.labels import LabelRule
+from data.scenarios import OFFICE_TOWNS, OfficeProfile, Scenario, profiles
 
-Scenario = Literal["reference", "heterogeneous"]
-
-OFFICE_TOWNS: Mapping[str, tuple[str, ...]] = {
-    "CPI_Verona": ("Verona", "Villafranca di Verona", "Legnago", "San Bonifacio", "Isola della Scala"),
-    "CPI_Vicenza": ("Vicenza", "Bassano del Grappa", "Thiene", "Arzignano", "Schio"),
-    "CPI_Padova": ("Padova", "Cittadella", "Piove di Sacco", "Camposampiero", "Este"),
-    "CPI_Treviso": ("Treviso", "Castelfranco Veneto", "Conegliano", "Montebelluna", "Oderzo"),
-    "CPI_Venezia": ("Venezia", "Mestre", "Portogruaro", "San Donà di Piave", "Chioggia"),
-}
 DISABILITY_SHARES = (0.20, 0.20, 0.15, 0.15, 0.10, 0.05, 0.15)
 EDUCATION_SHARES = (0.05, 0.25, 0.40, 0.20, 0.10)
 EXCLUSION_COUNT_SHARES = (0.30, 0.40, 0.20, 0.10)  # none, one, two, three
@@ -79,20 +62,6 @@ _HARD_PHRASES = 6  # the last ones: demands that exclusions speak of
 
 
 @dataclass(frozen=True)
-class OfficeProfile:
-    """What the people, the companies and the label rule of one office are like."""
-
-    share: float
-    attitude: tuple[float, float] = (3.4, 2.3)  # Beta(a, b) of those ready for placement
-    far_from_ready: float = 0.065  # share of people whose attitude is uniform on [0, 0.06)
-    town_weights: tuple[float, ...] = (0.50, 0.16, 0.14, 0.11, 0.09)
-    spread_km: float = 4.6
-    sector_weights: tuple[float, ...] = (0.1,) * len(SECTORS)
-    hard_phrases: float = 0.35
-    rule: LabelRule = field(default=REFERENCE_RULE)
-
-
-@dataclass(frozen=True)
 class RawDataset:
     """Raw tables of all offices, and the manifest that marks them as synthetic."""
 
@@ -108,18 +77,18 @@ def generate(
 
     Raises InputError for fewer than five candidates or companies: each office needs one.
     """
-    profiles = _profiles(scenario)
-    if candidates < len(profiles) or companies < len(profiles):
+    offices = profiles(scenario)
+    if candidates < len(offices) or companies < len(offices):
         raise InputError(
-            f"{candidates} candidates and {companies} companies are too few for {len(profiles)} offices",
+            f"{candidates} candidates and {companies} companies are too few for {len(offices)} offices",
             where="djms data generate",
-            remedy=f"ask for at least {len(profiles)} of each",
+            remedy=f"ask for at least {len(offices)} of each",
         )
     rng = np.random.default_rng([seed, 0xD1])
-    shares = [profile.share for profile in profiles.values()]
+    shares = [profile.share for profile in offices.values()]
     people, firms = [], []
     for (office, profile), count, firm_count in zip(
-        profiles.items(), _apportion(candidates, shares), _apportion(companies, shares), strict=True
+        offices.items(), _apportion(candidates, shares), _apportion(companies, shares), strict=True
     ):
         people.append(_draw_candidates(office, profile, count, year, rng))
         firms.append(_draw_companies(office, profile, firm_count, rng))
@@ -128,13 +97,24 @@ def generate(
         "note": "Drawn by a seeded generator; no row describes a real person or company.",
         "scenario": scenario,
         "seed": seed,
-        "rules": {office: profile.rule.model_dump() for office, profile in profiles.items()},
+        "rules": {office: profile.rule.model_dump() for office, profile in offices.items()},
     }
     return RawDataset(_numbered(people, RawCandidate.ID, "C"), _named(firms), manifest)
 
 
 def write_raw(dataset: RawDataset, directory: Path) -> None:
-    """Write the two CSV files and the manifest; the manifest first, so that no unmarked table ever lies there."""
+    """Write the two CSV files and the manifest; the manifest first, so that no unmarked table ever lies there.
+
+    Raises InputError where a table lies there that is not marked as synthetic: it may be an office's own.
+    """
+    if not (directory / SYNTHETIC_MARK_FILE).is_file():
+        for path in (directory / RAW_CANDIDATES_FILE, directory / RAW_COMPANIES_FILE):
+            if path.exists():
+                raise InputError(
+                    "a table that is not marked as synthetic lies here and would be overwritten",
+                    where=path,
+                    remedy="choose another folder with --out, or move it away",
+                )
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_path(directory / SYNTHETIC_MARK_FILE) as path:
         path.write_text(json.dumps(dataset.manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
@@ -155,52 +135,6 @@ def read_rules(directory: Path) -> dict[str, LabelRule]:
         raise InputError(
             "the manifest of the synthetic tables cannot be read", where=path, remedy="generate the tables anew"
         ) from None
-
-
-def _profiles(scenario: Scenario) -> dict[str, OfficeProfile]:
-    if scenario == "reference":
-        shares = (0.24, 0.20, 0.22, 0.18, 0.16)
-        return {office: OfficeProfile(share) for office, share in zip(OFFICE_TOWNS, shares, strict=True)}
-    # Effects of a sector on a disability, the same everywhere; each office has few pairs of most combinations.
-    joint = {
-        "it/motoria": 0.16, "it/sensoriale": -0.12, "logistica/motoria": -0.20, "logistica/intellettiva": 0.12,
-        "costruzioni/motoria": -0.24, "costruzioni/psichica": -0.10, "educazione/linguaggio": -0.18,
-        "ristorazione/intellettiva": 0.14, "ristorazione/psichica": -0.14, "sanita/psichica": -0.16,
-        "agricoltura/intellettiva": 0.14, "industria/sensoriale": 0.10, "commercio/linguaggio": -0.16,
-        "consulenza/dsa": -0.12, "it/dsa": 0.12, "commercio/altro": 0.06,
-    }  # fmt: skip
-    sectors = tuple(SECTORS)
-
-    def mix(**weights: float) -> tuple[float, ...]:
-        raw = np.array([weights.get(sector, 0.4) for sector in sectors])
-        return tuple(float(share) for share in raw / raw.sum())
-
-    def rule(**changes: float) -> LabelRule:
-        return LabelRule.model_validate({"threshold": 0.5, "sector_disability": joint, **changes})
-
-    return {
-        "CPI_Verona": OfficeProfile(
-            0.42, (2.8, 1.9), spread_km=5.0, sector_weights=mix(logistica=4, agricoltura=3), rule=rule()
-        ),
-        "CPI_Vicenza": OfficeProfile(
-            0.25, (2.2, 2.0), sector_weights=mix(industria=5, costruzioni=2), hard_phrases=0.5, rule=rule(attitude=0.32)
-        ),
-        "CPI_Padova": OfficeProfile(
-            0.20, (3.0, 2.0), spread_km=3.0, sector_weights=mix(sanita=3, educazione=3, it=2), rule=rule(distance=0.18)
-        ),
-        "CPI_Treviso": OfficeProfile(
-            0.08, (2.0, 1.9), spread_km=7.0, sector_weights=mix(industria=3, agricoltura=2), rule=rule(distance=0.23)
-        ),
-        "CPI_Venezia": OfficeProfile(
-            0.05,
-            (1.9, 2.0),
-            town_weights=(0.25, 0.30, 0.15, 0.15, 0.15),
-            spread_km=8.0,
-            sector_weights=mix(ristorazione=5, commercio=3),
-            hard_phrases=0.25,
-            rule=rule(distance_zero_km=48.0),
-        ),
-    }
 
 
 def _apportion(total: int, shares: list[float]) -> list[int]:

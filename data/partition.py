@@ -1,7 +1,7 @@
 """One training table per office: what a federation on one machine trains on.
 
 A person belongs to one office, so the tables are disjoint in people. An office of the settings without anybody is an
-error, not an empty site.
+error, not an empty site; so is an office with people that the settings do not name.
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ def partition(table: pd.DataFrame, info: DatasetInfo, offices: Collection[str], 
                 where=f"settings key 'offices.{office}'",
                 remedy="deliver its files, or remove it from the settings",
             )
+    others = sorted(set(present) - set(offices))
+    if others:
+        raise InputError(
+            f"the tables hold people of {others[0]}, which the settings do not name, so they would be left out",
+            where="settings key 'offices'",
+            remedy="add the office, or import anew without its files",
+        )
     directory.mkdir(parents=True, exist_ok=True)
     paths = {office: directory / f"{office}.csv" for office in sorted(offices)}
     for office, path in paths.items():

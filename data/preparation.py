@@ -114,7 +114,8 @@ def _by_rule(
     number: int,
 ) -> pd.DataFrame:
     table = build_pairs(candidates, companies, index)
-    rules = read_rules(files.candidates.parent) or read_rules(files.candidates.parent.parent)
+    folder = files.candidates.parent
+    rules = read_rules(folder) or (read_rules(folder.parent) if files.office is not None else {})
     rng = np.random.default_rng([settings.seed, _LABEL_STREAM, number])
     outcome, probability = draw_labels(table, rules, rng=rng)
     table[OUTCOME] = outcome

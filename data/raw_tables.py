@@ -30,15 +30,9 @@ from common.tables import (
     RawCompany,
 )
 from data.gazetteer.spelling import normalise
-from data.raw_schemas import (
-    CANDIDATE_SCHEMA,
-    COMPANY_SCHEMA,
-    OUTCOME_SCHEMA,
-    TableSchema,
-    and_more,
-    nearest,
-    split_coordinates,
-)
+from data.raw_cells import split_coordinates
+from data.raw_schemas import CANDIDATE_SCHEMA, COMPANY_SCHEMA, OUTCOME_SCHEMA
+from data.table_schema import TableSchema, and_more, nearest
 
 ROW: Final = "row"
 """Name of the index of every frame read here: the spreadsheet's row number."""

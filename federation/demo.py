@@ -104,12 +104,12 @@ def _workspace(
             load_sites(tables, settings)  # before the run's folder is made: a bad table leaves nothing behind
             yield new_run_directory(settings, "demo", out), dataset, tables
         return
-    directory = new_run_directory(settings, "demo", out)
-    raw = directory / "data" / "raw"
     with bars.step("Drawing synthetic people and companies"):
         drawn = generate(
             candidates=source.candidates, companies=source.companies, seed=settings.seed, scenario=source.scenario
         )
+        directory = new_run_directory(settings, "demo", out)
+        raw = directory / "data" / "raw"
         write_raw(drawn, raw)
     with bars.step("Reading and pairing"):
         dataset = prepare(raw_files_of(settings, raw), settings)

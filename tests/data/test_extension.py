@@ -22,10 +22,10 @@ from data.extension import (
     EXTENDED_COMPANIES_FILE,
     extend_candidates,
     extend_companies,
-    locate,
     write_extended,
 )
 from data.gazetteer import Gazetteer
+from data.places import locate
 from data.raw_tables import RawFiles, read_candidates, read_companies
 
 NAN = float("nan")

@@ -26,7 +26,11 @@ COMMAND = Path(sys.executable).with_name("djms")
 @pytest.mark.slow
 def test_on_the_reference_scenario_federating_costs_nothing_and_little_is_left_to_gain(tmp_path: Path) -> None:
     done = subprocess.run(
-        [COMMAND, "demo", "--json", "--out", tmp_path / "run"], capture_output=True, text=True, check=False, cwd=tmp_path
+        [COMMAND, "demo", "--json", "--out", tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
@@ -46,9 +50,7 @@ def test_on_the_reference_scenario_federating_costs_nothing_and_little_is_left_t
 
 
 @pytest.mark.slow
-def test_on_raw_files_of_another_writer_the_same_holds_and_no_record_stays_behind(
-    djms: Djms, tmp_path: Path
-) -> None:
+def test_on_raw_files_of_another_writer_the_same_holds_and_no_record_stays_behind(djms: Djms, tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "run"
     write_office_files(raw, people=4_000, companies=500, seed=11)
     done = djms("demo", "--raw", raw, "--out", out, "--json")
@@ -95,9 +97,7 @@ def test_labels_come_from_recorded_outcomes_where_there_are_any(djms: Djms, tmp_
 def test_two_runs_of_one_seed_give_one_model_and_another_seed_another(djms: Djms, tmp_path: Path) -> None:
     runs = {}
     for name, seed in (("one", 42), ("two", 42), ("other", 43)):
-        done = djms(
-            *("demo", "--quick", "--federated.rounds", "1", "--seed", seed, "--out", tmp_path / name, "--json")
-        )
+        done = djms(*("demo", "--quick", "--federated.rounds", "1", "--seed", seed, "--out", tmp_path / name, "--json"))
         assert done.code == 0, done.err
         runs[name] = done.data
         file = tmp_path / name / "model.safetensors"

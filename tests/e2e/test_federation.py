@@ -84,9 +84,7 @@ def test_a_simulated_run_leaves_complete_results_whose_hash_is_the_files(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("aggregator", ["trimmed_mean", "coordinate_median"])
-def test_robust_aggregators_run_end_to_end(
-    djms: Djms, small_federation: Path, tmp_path: Path, aggregator: str
-) -> None:
+def test_robust_aggregators_run_end_to_end(djms: Djms, small_federation: Path, tmp_path: Path, aggregator: str) -> None:
     out = tmp_path / "run"
     done = djms(
         *("federate", "--data", small_federation, "--out", out, "--aggregator", aggregator),

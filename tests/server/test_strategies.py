@@ -15,6 +15,7 @@ from common.errors import RunError
 from common.settings import FederatedSettings
 from server.strategies import FixedOrder, Quorum, build_strategy, sum_metrics
 
+
 @pytest.fixture(autouse=True)
 def _inside_a_run() -> None:
     """Messages can be made only inside a run."""
