@@ -80,9 +80,8 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         if as_json:
             click.echo(json.dumps(result.data, ensure_ascii=False, allow_nan=False))
         else:
-            Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120).print(
-                result.text
-            )
+            console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
+            console.print(result.text, soft_wrap=isinstance(result.text, str))  # a path is copied whole or not at all
     return 0 if not isinstance(result, int) else result
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import InputError
-from common.training_table import atomic_path
+from common.files import atomic_path
 
 FILE = "dataset.json"
 

@@ -6,10 +6,6 @@ table is written to a temporary file first, so that a killed writer leaves the o
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +14,7 @@ import pyarrow as arrow
 import pyarrow.csv as arrow_csv
 
 from common.errors import InputError, row_place
+from common.files import atomic_path
 from common.tables import (
     KEY_COLUMNS,
     MATCH_PROBABILITY,
@@ -103,22 +100,3 @@ def read_training_table(path: Path) -> pd.DataFrame:
             where=row_place(path, row, str(error.schema.name)),
             remedy="correct the raw file and build the table anew with `djms data import`",
         ) from None
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes it when the block ends well, and vanishes when it does not.
-
-    The file is readable by its owner only and on disk before it takes its name.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

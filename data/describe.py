@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from common.errors import InputError
+from common.files import atomic_path
 from common.tables import (
     CANDIDATE_ID,
     COMPANY_ID,
@@ -40,7 +41,6 @@ from common.tables import (
     SECTORS,
     TRAINING_COLUMNS,
 )
-from common.training_table import atomic_path
 
 QUANTILES: Final = (5, 25, 50, 75, 95)
 NOT_STATED: Final = "not_stated"

@@ -18,6 +18,7 @@ from typing import Final
 import pandas as pd
 
 from common.errors import InputError, row_place
+from common.files import atomic_path
 from common.tables import (
     CANDIDATE_ID,
     COMPANY_ID,
@@ -29,7 +30,6 @@ from common.tables import (
     RawCandidate,
     RawCompany,
 )
-from common.training_table import atomic_path
 from data.gazetteer import Gazetteer
 from data.offices import Territory, assign_offices
 from data.places import Geocoder, UnknownPlaces, locate, numbers, texts

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.files import atomic_path
 from common.tables import (
     DISABILITIES,
     EDUCATION,
@@ -27,7 +28,6 @@ from common.tables import (
     RawCandidate,
     RawCompany,
 )
-from common.training_table import atomic_path
 from data.gazetteer import Gazetteer
 from data.labels import LabelRule
 from data.scenarios import OFFICE_TOWNS, OfficeProfile, Scenario, profiles

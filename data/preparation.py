@@ -17,8 +17,10 @@ from common.dataset_info import DatasetInfo
 from common.errors import InputError
 from common.settings import Settings
 from common.tables import (
+    CANDIDATE_ID,
     KEY_COLUMNS,
     MATCH_PROBABILITY,
+    OFFICE,
     OUTCOME,
     RAW_OUTCOMES_FILE,
     SYNTHETIC_MARK_FILE,
@@ -127,9 +129,9 @@ def _pairs_of_outcomes(
     path: Path, candidates: pd.DataFrame, companies: pd.DataFrame, settings: Settings
 ) -> pd.DataFrame:
     # Identifiers are unique in the delivery, so they tell the office.
-    office_of = dict(zip(candidates["candidate_id"].astype(str), candidates["office"].astype(str), strict=True))
+    office_of = dict(zip(candidates[CANDIDATE_ID].astype(str), candidates[OFFICE].astype(str), strict=True))
     proposed = outcome_labels(read_outcomes(path), success_from=settings.data.success_from)
-    proposed["office"] = proposed["candidate_id"].map(office_of)
+    proposed[OFFICE] = proposed[CANDIDATE_ID].map(office_of)
     table = build_pairs(candidates, companies, locate_pairs(candidates, companies, proposed, path))
     table[OUTCOME] = proposed[OUTCOME].to_numpy()
     return table[list(TRAINING_COLUMNS)]

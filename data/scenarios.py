@@ -68,13 +68,13 @@ def profiles(scenario: Scenario) -> dict[str, OfficeProfile]:
 
     return {
         "CPI_Verona": OfficeProfile(
-            0.42, (2.8, 1.9), spread_km=5.0, sector_weights=mix(logistica=4, agricoltura=3), rule=rule()
+            0.42, (2.8, 1.9), spread_km=5.0, sector_weights=mix(logistica=3, agricoltura=2), rule=rule()
         ),
         "CPI_Vicenza": OfficeProfile(
-            0.25, (2.2, 2.0), sector_weights=mix(industria=5, costruzioni=2), hard_phrases=0.5, rule=rule(attitude=0.32)
+            0.25, (2.2, 2.0), sector_weights=mix(industria=3, costruzioni=2), hard_phrases=0.5, rule=rule(attitude=0.32)
         ),
         "CPI_Padova": OfficeProfile(
-            0.20, (3.0, 2.0), spread_km=3.0, sector_weights=mix(sanita=3, educazione=3, it=2), rule=rule(distance=0.18)
+            0.20, (3.0, 2.0), spread_km=3.0, sector_weights=mix(sanita=2, educazione=2, it=2), rule=rule(distance=0.18)
         ),
         "CPI_Treviso": OfficeProfile(
             0.08, (2.0, 1.9), spread_km=7.0, sector_weights=mix(industria=3, agricoltura=2), rule=rule(distance=0.23)
@@ -82,10 +82,10 @@ def profiles(scenario: Scenario) -> dict[str, OfficeProfile]:
         "CPI_Venezia": OfficeProfile(
             0.05,
             (1.9, 2.0),
-            town_weights=(0.25, 0.30, 0.15, 0.15, 0.15),
-            spread_km=8.0,
-            sector_weights=mix(ristorazione=5, commercio=3),
+            town_weights=(0.35, 0.30, 0.10, 0.15, 0.10),
+            spread_km=6.0,
+            sector_weights=mix(ristorazione=3, commercio=2),
             hard_phrases=0.25,
-            rule=rule(distance_zero_km=48.0),
+            rule=rule(distance_zero_km=44.0),
         ),
     }

@@ -70,11 +70,12 @@ def demo(
             where="--raw",
             remedy="leave --candidates and --companies out",
         )
-    from federation.demo import Source, run_demo
-
-    source = Source(raw, candidates or (1_000 if quick else 10_000), companies or (200 if quick else 1_000), scenario)
     with progress_bars() as bars:
-        summary = run_demo(settings, source, out, bars)
+        with bars.step("Starting"):  # importing Flower and PyTorch takes seconds
+            from federation.demo import Source, run_demo
+
+        people, firms = candidates or (1_000 if quick else 10_000), companies or (200 if quick else 1_000)
+        summary = run_demo(settings, Source(raw, people, firms, scenario), out, bars)
     top, person = summary.pop("top"), summary.pop("person")
     return Report(summary, _demo_text(summary, top, person))
 
@@ -96,10 +97,11 @@ def federate(
     """Train one model over the offices' tables that `djms data partition` wrote."""
     settings = settings_of(context)
     refuse_unavailable(settings)
-    from federation.runs import run_federation
-
     started = time.monotonic()
     with progress_bars() as bars:
+        with bars.step("Starting"):
+            from federation.runs import run_federation
+
         summary = run_federation(settings, data, engine, insecure, out, bars)
     summary["seconds"] = round(time.monotonic() - started, 1)
     metrics = summary["metrics"]["federated"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from client.site import Site, load_site
+from common.errors import InputError
 from common.metrics import METRICS
 from common.model import MatchingModel
 from common.settings import Settings
@@ -33,7 +34,13 @@ class Comparison:
 
 
 def load_sites(tables: dict[str, Path], settings: Settings) -> dict[str, Site]:
-    """Every office's site; raises InputError for the first table that cannot be trained on."""
+    """Every office's site; raises InputError for too few of them or the first that cannot be trained on."""
+    if len(tables) < settings.federated.min_clients:
+        raise InputError(
+            f"federated.min_clients is {settings.federated.min_clients}, and there are {len(tables)} offices",
+            where="settings key 'federated.min_clients'",
+            remedy="lower it, or add offices",
+        )
     shares = {"validation_share": settings.data.validation_share, "test_share": settings.data.test_share}
     return {name: load_site(path, seed=settings.seed, **shares) for name, path in tables.items()}
 

@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 
 from client.ranking import rank_companies
+from common.files import atomic_path
 from common.model import ModelCard, parameters_of, read_model, sha256_of
 from common.progress import Steps
 from common.settings import Settings
 from common.split import Part, split_people
-from common.training_table import atomic_path
 from data.generator import generate, write_raw
 from data.partition import partition
 from data.preparation import Dataset, prepare, raw_files_of

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.isotonic import isotonic_regression
 
-from common.training_table import atomic_path
+from common.files import atomic_path
 
 Metrics = Mapping[str, float | None]
 
@@ -71,7 +71,8 @@ def plot_progress(
     """ROC-AUC and log-loss of the global model after each round, as a PNG.
 
     `rounds` has the columns round, roc_auc and log_loss (NaN or None: does not apply). `baselines` may hold
-    centralised, local (each office's own model on its own people) and best_possible, each with the same metrics: horizontal lines.
+    centralised, local (each office's own model on its own people) and best_possible, each with the same metrics:
+    horizontal lines.
     """
     figure = Figure(figsize=(10, 6.6), dpi=150, layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)

@@ -20,8 +20,8 @@ from typing import Any
 import yaml
 
 from common.errors import InputError
+from common.files import atomic_path
 from common.settings import Settings
-from common.training_table import atomic_path
 from server.rounds import RESULT_FILE
 
 SUMMARY_FILE = "summary.json"

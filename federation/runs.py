@@ -8,7 +8,6 @@ from typing import Any, Literal
 import pandas as pd
 
 from common.dataset_info import DatasetInfo
-from common.errors import InputError
 from common.metrics import METRICS
 from common.model import ModelCard
 from common.progress import Steps
@@ -41,12 +40,6 @@ def run_federation(
         require_consent(insecure)
     directory = data if data is not None else settings.paths.federated_dir
     tables = find_partition(directory, settings.offices)
-    if len(tables) < settings.federated.min_clients:
-        raise InputError(
-            f"federated.min_clients is {settings.federated.min_clients}, and there are {len(tables)} offices",
-            where="settings key 'federated.min_clients'",
-            remedy="lower it, or add offices",
-        )
     info = DatasetInfo.read(directory)
     with bars.step("Checking the offices' tables"):
         load_sites(tables, settings)

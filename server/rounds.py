@@ -22,8 +22,8 @@ from flwr.serverapp import Grid
 from common import messages as names
 from common.errors import RunError
 from common.evaluation_sums import EvaluationSums
+from common.files import atomic_path
 from common.model import MatchingModel, from_array_record, parameters_of, sha256_of, to_array_record, to_bytes
-from common.training_table import atomic_path
 from server.exchange import exchange, site_of, wait_for_sites
 from server.job import Job
 from server.strategies import build_strategy

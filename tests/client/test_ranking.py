@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from client.ranking import rank_companies
 from common.encoding import encode
@@ -12,6 +13,15 @@ from data.pairs import PairIndex, build_pairs
 NAN = float("nan")
 MODEL = MatchingModel((16, 8), seed=3)
 COLUMNS = ["rank", "company_id", "probability", "distance_km", "compatibility_score", "sector", "openings"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """As at a site: sums in one order, and no threads waiting for each other over small matrices."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def people():

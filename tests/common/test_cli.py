@@ -252,6 +252,12 @@ def test_a_report_is_printed_as_it_was_written(call):
     assert (code, out) == (0, text + "\n")
 
 
+def test_a_long_line_of_a_report_is_not_broken_when_nobody_looks_at_it(call):
+    path = "/".join(["", *["una-cartella-dal-nome-lungo"] * 12, "model.safetensors"])
+    _, out, _ = call("room", "act", app=small_app(lambda: Report({}, f"Model {path}\nNext")))
+    assert out == f"Model {path}\nNext\n"
+
+
 def test_a_report_is_the_same_object_in_json_with_accents_kept(call):
     code, out, err = call("room", "act", "--json", app=small_app(lambda: Report({"città": "San Donà", "n": None}, "x")))
     assert (code, err, out) == (0, "", '{"città": "San Donà", "n": null}\n')

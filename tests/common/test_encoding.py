@@ -86,7 +86,7 @@ def slow_encoding(row):
     return [inputs.pop(name) for name in INPUT_NAMES], inputs
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=5))
 def test_every_input_is_what_the_paper_says_under_the_name_it_carries(rows):
     found = encode(table_of(rows))
@@ -96,7 +96,7 @@ def test_every_input_is_what_the_paper_says_under_the_name_it_carries(rows):
         np.testing.assert_allclose(inputs, expected, atol=2e-6, rtol=0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(ROW, max_size=5))
 def test_inputs_are_finite_float32_within_zero_and_one_whatever_the_values(rows):
     inputs = encode(table_of(rows))
@@ -146,7 +146,7 @@ def test_inputs_of_a_column_rise_with_its_value_and_tell_values_between_the_knot
     assert (np.diff(inputs.astype(np.float64).sum(axis=1)) > 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 29), max_size=40))
 def test_encoding_some_rows_is_the_same_as_some_rows_of_the_encoding(seed, rows):
     """So nothing is learned from a table: neither its other rows nor their order matter."""

@@ -1,4 +1,4 @@
-"""The model's two forms outside PyTorch: the same model always has the same bytes, and nothing else is taken for one."""
+"""The model outside PyTorch: the same model always has the same bytes, and nothing else is taken for one."""
 
 import dataclasses
 import hashlib

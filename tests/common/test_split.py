@@ -39,7 +39,7 @@ def test_shares_are_near_those_asked_for(validation, test):
         assert np.mean(part == kind) == pytest.approx(share, abs=4 * spread)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["CPI_Padova", "CPI_Verona"]), st.sampled_from(["007", "7", "NA", 'è, "x"', ""])),

@@ -63,7 +63,7 @@ def test_the_words_of_the_vocabulary_agree_with_scikit_learn_too():
     assert 0 < np.mean(found < 1) < 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(GROUP, min_size=2, max_size=4), st.lists(TEXT, min_size=2, max_size=4))
 def test_a_pair_does_not_depend_on_the_other_people_and_companies(groups, texts):
     together = compatibility_matrix(groups, texts)

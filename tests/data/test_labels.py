@@ -63,7 +63,7 @@ def test_where_nothing_is_known_everything_counts_half():
     assert REFERENCE_RULE.probability(pairs_of([NAN] * 6))[0] == pytest.approx(0.955 / 2)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(*[st.floats(0, 1)] * 2, st.floats(0, 300), st.floats(0, 5), st.integers(0, 1), st.integers(0, 1)),
@@ -144,7 +144,7 @@ def test_effects_of_a_sector_on_a_disability_need_both():
 
 
 @given(st.floats(-3, 3), st.floats(-3, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_probability_stays_one_whatever_the_rule_adds(first, second):
     rule = LabelRule(sector={"it": first}, sector_disability={"it/dsa": second})
     p = rule.probability(pairs_of((0.5, 0.5, 10, 1, 1, 1), (0, 0, 40, 0, 0, 0), sector_it=1, dis_dsa=1))
@@ -175,7 +175,7 @@ def test_a_pair_succeeds_exactly_from_the_step_of_the_setting_on(step, success_f
     assert labels(events(("a", "x", step)), success_from) == {("a", "x"): int(reached)}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -50,6 +50,17 @@ def test_on_the_reference_scenario_federating_costs_nothing_and_little_is_left_t
 
 
 @pytest.mark.slow
+def test_where_offices_differ_the_small_ones_gain_most_by_federating(djms: Djms, tmp_path: Path) -> None:
+    done = djms("demo", "--scenario", "heterogeneous", "--out", tmp_path / "run", "--json")
+    assert done.code == 0, done.err
+    metrics, offices = done.data["metrics"], done.data["metrics_by_office"]
+    assert metrics["federated"]["roc_auc"] > metrics["local"]["roc_auc"]
+    assert metrics["federated"]["roc_auc"] > metrics["rule"]["roc_auc"] + 0.01
+    for office in ("CPI_Treviso", "CPI_Venezia"):  # the two smallest
+        assert offices[office]["federated"]["roc_auc"] > offices[office]["local"]["roc_auc"] + 0.004
+
+
+@pytest.mark.slow
 def test_on_raw_files_of_another_writer_the_same_holds_and_no_record_stays_behind(djms: Djms, tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "run"
     write_office_files(raw, people=4_000, companies=500, seed=11)

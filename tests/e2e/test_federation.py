@@ -7,13 +7,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import WITHOUT_PROTECTIONS, Outcome
+from flwr.app import Message
+from flwr.serverapp import Grid
 
+import server.rounds
 from client.app import create_app as create_client_app
 from common.dataset_info import DatasetInfo
 from common.errors import RunError
@@ -22,6 +25,7 @@ from common.model import ModelCard, read_model
 from common.settings_loading import load_settings
 from common.training_table import read_training_table, write_training_table
 from federation.simulation import run_simulation
+from server.exchange import exchange
 from server.job import Job
 
 Djms = Callable[..., Outcome]
@@ -83,6 +87,42 @@ def test_a_simulated_run_leaves_complete_results_whose_hash_is_the_files(
 
 
 @pytest.mark.slow
+def test_a_plain_round_is_one_exchange_and_one_more_closes_the_run(
+    small_federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[str, int]] = []
+
+    def counting(grid: Grid, messages: Iterable[Message], *, timeout: float) -> list[Message]:
+        messages = list(messages)
+        sent.append((messages[0].metadata.message_type, len(messages)))
+        return exchange(grid, messages, timeout=timeout)
+
+    monkeypatch.setattr(server.rounds, "exchange", counting)
+    settings = load_settings(
+        ["federated.rounds=3", "federated.local_epochs=1", "privacy.enabled=false"], environment={}
+    )
+    sites = ("CPI_Padova", "CPI_Treviso", "CPI_Venezia")
+    job = Job(settings, sites, ModelCard("rule", (32, 16), synthetic=True), tmp_path / "run")
+    run_simulation(job, {site: small_federation / f"{site}.csv" for site in sites})
+    assert sent == [("train", 3), ("train", 3), ("train", 3), ("evaluate", 3)]
+    rounds = pd.read_csv(tmp_path / "run" / "rounds.csv")
+    assert rounds["roc_auc"].notna().all(), "every round's model was evaluated all the same"
+
+
+@pytest.mark.slow
+def test_training_that_diverges_ends_with_one_sentence_and_code_2(
+    djms: Djms, small_federation: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    flags = ("--federated.learning_rate", "1e36", "--federated.rounds", "2")
+    done = djms("federate", "--data", small_federation, "--out", out, *flags, *WITHOUT_PROTECTIONS)
+    assert done.code == 2, done.err
+    assert len(done.err.strip().splitlines()) == 1, done.err
+    assert "learning_rate" in done.err
+    assert not (out / "summary.json").exists(), "a run that failed looks complete"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregator", ["trimmed_mean", "coordinate_median"])
 def test_robust_aggregators_run_end_to_end(djms: Djms, small_federation: Path, tmp_path: Path, aggregator: str) -> None:
     out = tmp_path / "run"
@@ -127,7 +167,7 @@ def test_a_sites_refusal_reaches_the_coordinator_as_one_sentence(small_federatio
     tables["CPI_Padova"] = tmp_path / "CPI_Padova.csv"
     settings = load_settings(["federated.min_clients=3", "privacy.enabled=false"], environment={})
     job = Job(settings, tuple(sorted(tables)), ModelCard("rule", (32, 16), synthetic=True), tmp_path / "run")
-    with pytest.raises(RunError, match="CPI_Padova refused .*successes only") as caught:
+    with pytest.raises(RunError, match=r"CPI_Padova refused .*successes only") as caught:
         run_simulation(job, tables)
     assert not re.search(r"C\d{6}", str(caught.value)), "an error names a person"
 
