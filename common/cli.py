@@ -62,6 +62,8 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in arguments
     try:
         result = typer.main.get_command(app).main(args=arguments, prog_name="djms", standalone_mode=False)
+        if isinstance(result, Report):
+            _print(result, as_json)
     except DjmsError as error:
         return _fail(str(error), error.exit_code, as_json)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -76,12 +78,6 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         return _fail(f"DJMS stopped on an error it did not expect: {type(error).__name__}; see above.", 2, as_json)
     if result == _INTERRUPTED:  # Typer turns an interrupt into its exit code
         return _fail("Interrupted; nothing after the last finished step was kept.", _INTERRUPTED, as_json)
-    if isinstance(result, Report):
-        if as_json:
-            click.echo(json.dumps(result.data, ensure_ascii=False, allow_nan=False))
-        else:
-            console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
-            console.print(result.text, soft_wrap=isinstance(result.text, str))  # a path is copied whole or not at all
     return 0 if not isinstance(result, int) else result
 
 
@@ -111,6 +107,14 @@ class DjmsGroup(TyperGroup):
             hint = f"did you mean '{near[0]}'" if near else f"`{ctx.command_path} --help` lists them"
             raise InputError("there is no such command", where=f"{ctx.command_path} {name}", remedy=hint)
         return super().resolve_command(ctx, args)
+
+
+def _print(report: Report, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(report.data, ensure_ascii=False, allow_nan=False))
+        return
+    console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
+    console.print(report.text, soft_wrap=isinstance(report.text, str))  # a path is copied whole or not at all
 
 
 def _settings_flags(args: list[str], known: set[str]) -> list[str]:

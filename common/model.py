@@ -148,6 +148,12 @@ def read_model(path: Path) -> tuple[MatchingModel, ModelCard]:
     widths = (INPUT_SIZE, *parsed.hidden, 1)
     if sum(values.size for values in parameters.values()) != sum((a + 1) * b for a, b in pairwise(widths)):
         raise InputError("the file's parameters are not those its card speaks of", where=path, remedy="fetch it anew")
+    if to_bytes(parameters, parsed) != path.read_bytes():
+        raise InputError(
+            "the file is not in the canonical form, so its hash is not the model's",
+            where=path,
+            remedy="fetch it anew",
+        )
     model = MatchingModel(parsed.hidden, seed=0)
     load_parameters(model, parameters)
     return model, parsed

@@ -207,7 +207,7 @@ def _veneto() -> dict[str, Territory]:
 class Settings(_Section):
     """Every setting of one DJMS installation or run. Frozen: a run's settings do not change under it."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 42
     paths: PathSettings = PathSettings()
     ui: UiSettings = UiSettings()
     training: TrainingSettings = TrainingSettings()
@@ -215,7 +215,9 @@ class Settings(_Section):
     privacy: PrivacySettings = PrivacySettings()
     anchoring: AnchoringSettings = AnchoringSettings()
     data: DataSettings = DataSettings()
-    offices: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], Territory] = Field(default_factory=_veneto)
+    offices: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], Territory] = Field(
+        default_factory=_veneto, min_length=1
+    )
 
     @model_validator(mode="after")
     def _protections_fit_together(self) -> Self:

@@ -71,7 +71,8 @@ def load_settings(
     for key in _OPEN_KEYS:
         if any(text.startswith(f"{key}.") for text in overrides):  # one office added or changed, the others stay
             current = values.get(key) or Settings().model_dump(mode="json")[key]
-            given[key] = {**current, **given[key]}
+            if isinstance(current, dict):
+                given[key] = {**current, **given[key]}
     _merge(values, given, origins, lambda key: f"--set {key}")
     try:
         return Settings.model_validate(values)
@@ -87,6 +88,8 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         target = result
         for section in sections:
             target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise InputError("the key is given as a whole and in parts", where=key, remedy="give it one way only")
         target[leaf] = value
     return result
 

@@ -112,6 +112,8 @@ def federate(
         f"log-loss {metrics['log_loss']:.4f}, NDCG@5 {metrics['ndcg_at_5']:.4f}.\n",
         _NOT_PRIVATE,
         f"Model   {summary['model_sha256']}\nFiles   {summary['directory']}",
+        no_wrap=True,
+        overflow="ignore",
     )
     return Report(summary, text)
 
@@ -152,11 +154,13 @@ def _demo_text(summary: dict[str, Any], top: Any, person: dict[str, Any]) -> Gro
         distance = "unknown" if row.distance_km != row.distance_km else f"{row.distance_km:.1f}"
         ranking.add_row(str(row.rank), row.company_id, f"{row.probability:.3f}", distance)
     directory = summary["directory"]
-    foot = (
+    foot = Text(
         f"\nModel   {summary['model_sha256']}\n"
         f"Files   {directory} (summary.json, rounds.csv, comparison.png, ranking.csv)\n"
         "Next    djms demo --scenario heterogeneous      offices that differ\n"
         "        djms demo --raw DIR                     your own CSV files\n"
-        "        djms data --help                        step by step"
+        "        djms data --help                        step by step",
+        no_wrap=True,
+        overflow="ignore",
     )
     return Group(head, comparison, heading, ranking, foot)
