@@ -47,7 +47,8 @@ def header_of(content):
 def file_with(path, *, parameters=PARAMETERS, card=CARD, metadata=None):
     """A safetensors file with what it is given, whether or not it makes a model."""
     if metadata is None:
-        text = card if isinstance(card, str) else json.dumps(dataclasses.asdict(card) if card is CARD else card)
+        values = dataclasses.asdict(card) if card is CARD else card
+        text = card if isinstance(card, str) else json.dumps(values, separators=(",", ":"), sort_keys=True)
         metadata = {"djms": text}
     path.write_bytes(save({name: np.ascontiguousarray(values) for name, values in parameters.items()}, metadata))
     return path
