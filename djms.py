@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -23,7 +24,8 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and leave with its exit code. Asked to end, it ends as if interrupted: in good order."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(build()))
 
 

@@ -8,6 +8,7 @@ a message. In a simulation, where there is no node configuration, sites are numb
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from common.model import MatchingModel, from_array_record, load_parameters, para
 from common.pair_data import PairData
 
 TABLE_KEY = "training-table"
+_LOG = logging.getLogger(__name__)
 Handler = Callable[[Message, Context], RecordDict]
 
 
@@ -57,6 +59,11 @@ def create_app(tables: Sequence[Path] | None = None) -> ClientApp:
                 content[names.SITE] = ConfigRecord({names.NAME_KEY: site.name})
             except DjmsError as error:
                 record = ConfigRecord({names.NAME_KEY: table.stem, names.REFUSAL_KEY: str(error)})
+                content = RecordDict({names.SITE: record})
+            except Exception as error:  # noqa: BLE001 - its text may quote a record, and must stay at the site
+                _LOG.exception("the site's application failed")
+                reason = f"its application failed with {type(error).__name__}; see the site's own log."
+                record = ConfigRecord({names.NAME_KEY: table.stem, names.REFUSAL_KEY: reason})
                 content = RecordDict({names.SITE: record})
             return Message(content, reply_to=message)
 

@@ -43,17 +43,16 @@ def new_group(help_text: str) -> typer.Typer:
 
 
 def settings_of(context: typer.Context, *defaults: str) -> Settings:
-    """The settings of this call; `defaults` (`key=value`) stand below what the call itself sets."""
+    """The settings of this call; `defaults` (`key=value`) stand above the file and below environment and flags."""
     root = context.find_root()
-    given: list[str] = root.meta.get(_OVERRIDES, [])
-    return load_settings([*defaults, *given], file=root.meta.get(_CONFIG))
+    return load_settings(root.meta.get(_OVERRIDES, []), file=root.meta.get(_CONFIG), command=defaults)
 
 
-def is_set_by_caller(context: typer.Context, key: str) -> bool:
-    """Whether the call's own flags (not a file, not the environment) set `key` or a key below it."""
+def is_set_by_caller(context: typer.Context, section: str, *, but: str) -> bool:
+    """Whether the call's own flags (not a file, not the environment) set a key of `section` other than `but`."""
     given: list[str] = context.find_root().meta.get(_OVERRIDES, [])
     keys = [resolve_key(text.partition("=")[0].strip()) for text in given]
-    return any(full == key or full.startswith(f"{key}.") for full in keys)
+    return any(full.startswith(f"{section}.") and full != f"{section}.{but}" for full in keys)
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
@@ -73,6 +72,10 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         return _fail(_usage_sentence(error), 1, as_json)
     except (click.Abort, KeyboardInterrupt):
         result = _INTERRUPTED
+    except (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        return _fail(f"{error.filename}: {(error.strerror or 'no access').lower()}; choose another path.", 1, as_json)
+    except OSError as error:
+        return _fail(f"{error.filename or 'The system'}: {error.strerror}; make room and run again.", 2, as_json)
     except Exception as error:  # noqa: BLE001 - the last resort: say so, show where, and fail
         traceback.print_exc(file=sys.stderr)
         return _fail(f"DJMS stopped on an error it did not expect: {type(error).__name__}; see above.", 2, as_json)
@@ -129,7 +132,7 @@ def _settings_flags(args: list[str], known: set[str]) -> list[str]:
             if name in known and name in {"--set", "--config"} and not separator:
                 result.extend([following] if (following := next(rest, None)) is not None else [])
             continue
-        key = name.removeprefix("--")
+        key = name.removeprefix("--").replace("-", "_")
         leaves = [full.rpartition(".")[2] for full in setting_keys()]
         if "." not in key and key not in leaves:
             near = get_close_matches(name, [*sorted(known), *(f"--{leaf}" for leaf in leaves)], n=1)

@@ -20,6 +20,11 @@ class DatasetInfo:
     labels: Literal["outcomes", "rule"]
     synthetic: bool
 
+    @staticmethod
+    def forget(directory: Path) -> None:
+        """Remove the note before its tables change, so that an interrupted writer leaves no wrong one."""
+        (directory / FILE).unlink(missing_ok=True)
+
     def write(self, directory: Path) -> None:
         """Write beside the tables it speaks of."""
         with atomic_path(directory / FILE) as path:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.messages import HISTOGRAM_KEY, HIT_KEY, NDCG_KEY, RANKED_KEY
-from common.metrics import RankingSums
+from common.metrics import METRICS, MINIMUM_PEOPLE, NEUTRAL_THRESHOLD, RankingSums
 from common.score_histogram import ScoreHistogram
 
 
@@ -57,8 +57,19 @@ class EvaluationSums:
             ),
         )
 
+    @property
+    def people(self) -> int:
+        """How many people the sums are over: each weighs one."""
+        return round(float(self.histogram.to_array().sum()))
+
+    def best_f1_threshold(self) -> float:
+        """The histogram's, or 0.5 where no pair is positive and no threshold is better than another."""
+        return self.histogram.best_f1_threshold() if self.histogram.positive.any() else NEUTRAL_THRESHOLD
+
     def metrics(self, threshold: float) -> dict[str, float | None]:
-        """Every metric of `common.metrics.METRICS`, exact up to the histogram's binning."""
+        """Every metric of `common.metrics.METRICS`, exact up to binning; None under `MINIMUM_PEOPLE`."""
+        if self.people < MINIMUM_PEOPLE:
+            return dict.fromkeys(METRICS)
         histogram = self.histogram
         return {
             "roc_auc": histogram.roc_auc(),

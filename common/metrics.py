@@ -35,6 +35,11 @@ METRICS: Final = (
     "ndcg_at_5",
     "hit_at_5",
 )
+MINIMUM_PEOPLE: Final = 5
+"""Metrics over fewer people are not shown."""
+NEUTRAL_THRESHOLD: Final = 0.5
+"""Where there is no positive pair to choose a threshold by."""
+
 TOP: Final = 5
 """How many companies at the head of a person's list NDCG@5 and hit@5 look at."""
 CALIBRATION_BINS: Final = 15

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from common.errors import InputError
 from common.settings import Settings
 
 OFF = ("privacy.enabled=false", "anchoring.enabled=false")
-"""Overrides that say openly that a run has neither."""
+"""Settings that say openly that a run has neither."""
+
+_WHAT = {"privacy": "differential privacy and secure aggregation are", "anchoring": "anchoring is"}
 
 
 def refuse_unavailable(settings: Settings) -> None:
     """Raise InputError when the settings ask for a protection that this version does not have."""
-    if settings.privacy.enabled:
-        raise InputError(
-            "differential privacy and secure aggregation are not part of this version, so a run that asks for them is "
-            "not started",
-            where="settings key 'privacy.enabled'",
-            remedy="train without them only where that is acceptable, and say so with --privacy.enabled false",
-        )
-    if settings.anchoring.enabled:
-        raise InputError(
-            "anchoring is not part of this version, so a run that asks for it is not started",
-            where="settings key 'anchoring.enabled'",
-            remedy="train without it by saying so with --anchoring.enabled false",
-        )
+    for section, asked in (("privacy", settings.privacy.enabled), ("anchoring", settings.anchoring.enabled)):
+        if asked:
+            refuse(section)
+
+
+def refuse(section: str) -> NoReturn:
+    """Raise InputError: the protection of this section of the settings is not there."""
+    raise InputError(
+        f"{_WHAT[section]} not part of this version, so a run that asks for it is not started",
+        where=f"settings key '{section}'",
+        remedy=f"train without it only where that is acceptable, and say so with --{section}.enabled false",
+    )

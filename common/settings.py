@@ -11,12 +11,14 @@ Rules kept here:
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from common.errors import InputError
 from common.tables import OUTCOME_LADDER
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -65,9 +67,26 @@ class FederatedSettings(_Section):
     batch_size: Positive = 256
     local_epochs: Positive = 8
     learning_rate: float = Field(default=0.015, gt=0)
-    trim: float = Field(default=0.2, ge=0.0, lt=0.5)
+    trim: float = Field(default=0.2, gt=0.0, lt=0.5)
     wait_timeout: float = Field(default=120.0, gt=0)
     round_timeout: float = Field(default=600.0, gt=0)
+
+    @property
+    def quorum(self) -> int:
+        """Sites without which a round is not run: `min_clients`, and for a trimmed mean enough to trim somebody."""
+        if self.aggregator != "trimmed_mean":
+            return self.min_clients
+        return max(self.min_clients, math.ceil(1 / self.trim))
+
+    def require_quorum(self, sites: int) -> None:
+        """Raise InputError when a federation of so many sites can never run a round."""
+        if sites < self.quorum:
+            trimmed = f" and a trimmed mean with trim {self.trim:g}" if self.quorum > self.min_clients else ""
+            raise InputError(
+                f"federated.min_clients {self.min_clients}{trimmed} needs {self.quorum} sites, and there are {sites}",
+                where="settings key 'federated'",
+                remedy="add offices, or lower the number of sites needed",
+            )
 
 
 class DifferentialPrivacySettings(_Section):

@@ -54,8 +54,11 @@ def load_settings(
     *,
     file: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    command: Iterable[str] = (),
 ) -> Settings:
     """Settings from `overrides` (`key=value` texts), the environment, a YAML file, and the defaults, in that order.
+
+    `command` holds what a command itself sets (`key=value`): above the file, below the environment.
 
     Raises InputError for an unknown key, a value out of range, a file that is missing or not YAML, or protections
     that cannot be combined.
@@ -66,6 +69,7 @@ def load_settings(
     origins: dict[str, str] = {}
     values: dict[str, Any] = {}
     _merge(values, _from_file(path, required=file is not None), origins, lambda key: f"{path}, key '{key}'")
+    _merge(values, _from_overrides(command), origins, lambda key: f"settings key '{key}'")
     _merge(values, _from_environment(environment), origins, _env_name)
     given = _from_overrides(overrides)
     for key in _OPEN_KEYS:
@@ -134,7 +138,8 @@ def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
         raise InputError(
             "the settings file is not a list of keys and values", where=path, remedy="compare it with config.yaml"
         )
-    return {str(key): value for key, value in content.items()}
+    # A section whose keys are all commented out is an empty one.
+    return {str(key): {} if value is None else value for key, value in content.items()}
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:

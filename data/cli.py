@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ import typer
 
 from common.cli import DjmsCommand, new_group, settings_of
 from common.dataset_info import DatasetInfo
+from common.metrics import MINIMUM_PEOPLE
 from common.progress import progress_bars
 from common.report import Report
 from common.tables import CANDIDATE_ID, OFFICE, OUTCOME, RAW_CANDIDATES_FILE, RAW_COMPANIES_FILE
@@ -41,7 +43,7 @@ def generate(
     return Report(
         {"synthetic": True, "scenario": scenario, "candidates": candidates, "companies": companies, "files": files},
         f"Synthetic data ({scenario}): {candidates:,} people, {companies:,} companies in {directory}.\n"
-        f"Next: djms data import --raw {directory}",
+        f"Next: djms data import --raw {shlex.quote(str(directory))}",
     )
 
 
@@ -61,6 +63,7 @@ def import_(
         with bars.step("Reading and pairing"):
             dataset = prepare(raw_files_of(settings, raw), settings)
         with bars.step("Writing the training table"):
+            DatasetInfo.forget(settings.paths.training_csv.parent)
             write_extended(dataset.candidates, dataset.companies, settings.paths.processed_dir)
             write_training_table(dataset.table, settings.paths.training_csv)
             dataset.info.write(settings.paths.training_csv.parent)
@@ -121,13 +124,16 @@ def partition(
         paths = split(table, info, settings.offices, directory)
     people = _people(table)
     data = {office: {"people": people[office], "table": str(path)} for office, path in paths.items()}
-    lines = [f"  {office:<16}{people[office]:>8,} people  {path}" for office, path in paths.items()]
+    shown = {office: "under 5" if count is None else f"{count:,}" for office, count in people.items()}
+    lines = [f"  {office:<16}{shown[office]:>8} people  {path}" for office, path in paths.items()]
     return Report(data, "\n".join([f"{len(paths)} offices:", *lines, "Next: djms federate"]))
 
 
-def _people(table: pd.DataFrame) -> dict[str, int]:
+def _people(table: pd.DataFrame) -> dict[str, int | None]:
+    """People of each office; None under `MINIMUM_PEOPLE`."""
     keys = table[[OFFICE, CANDIDATE_ID]].drop_duplicates()
-    return {str(office): int(count) for office, count in keys[OFFICE].value_counts().items()}
+    counts = {str(office): int(count) for office, count in keys[OFFICE].value_counts().items()}
+    return {office: count if count >= MINIMUM_PEOPLE else None for office, count in counts.items()}
 
 
 def _description(data: dict[str, object]) -> str:

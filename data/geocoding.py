@@ -142,6 +142,7 @@ class NominatimGeocoder:
 
     def _create_cache(self) -> None:
         try:
+            self._cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(self._cache, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 os.fchmod(descriptor, 0o600)  # an older file may be open to others

@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from common.tables import (
     CANDIDATE_ID,
     COMPANY_ID,
+    DISABILITIES,
     OFFICE,
     OUTCOME,
     OUTCOME_LADDER,
+    SECTORS,
     RawOutcome,
 )
 
@@ -52,6 +54,15 @@ class LabelRule(BaseModel):
     sector: dict[str, float] = {}
     sector_disability: dict[str, float] = {}
     """Keyed `sector/disability` by their slugs."""
+
+    @field_validator("sector", "sector_disability")
+    @classmethod
+    def _slugs_are_known(cls, value: dict[str, float]) -> dict[str, float]:
+        for key in value:
+            sector, _, disability = key.partition("/")
+            if sector not in SECTORS or (disability and disability not in DISABILITIES):
+                raise ValueError(f"'{key}' names no known sector or disability")
+        return value
 
     def probability(self, pairs: pd.DataFrame) -> Array:
         """p of each row of a training table, shape (pairs,); uses its numeric columns and its one-hot groups."""

@@ -35,6 +35,7 @@ def partition(table: pd.DataFrame, info: DatasetInfo, offices: Collection[str], 
             remedy="add the office, or import anew without its files",
         )
     directory.mkdir(parents=True, exist_ok=True)
+    DatasetInfo.forget(directory)
     paths = {office: directory / f"{office}.csv" for office in sorted(offices)}
     for office, path in paths.items():
         own = table.loc[present == office].copy()

@@ -51,6 +51,8 @@ def _both_or_neither(latitude: str, longitude: str) -> pa.Check:
     )
 
 
+MOST_PEOPLE: Final = 10_000_000.0
+_HEADCOUNT: Final = "a number of people from 0 to ten million"
 _LATITUDE: Final = number_field(*ITALY_LATITUDES, limits="a latitude in Italy, 35 to 48 degrees")
 _LONGITUDE: Final = number_field(*ITALY_LONGITUDES, limits="a longitude in Italy, 6 to 19 degrees")
 _YEARS: Final = number_field(high=LONGEST_CAREER_YEARS, limits=f"a number of years from 0 to {LONGEST_CAREER_YEARS:g}")
@@ -78,10 +80,10 @@ COMPANY_SCHEMA: Final = TableSchema(
         RawCompany.NAME: Field(required=True, blank_allowed=False, unique=True),
         RawCompany.SEAT: Field(required=True),
         RawCompany.SECTOR: word_field(SECTORS.values(), "sector", required=True),
-        RawCompany.EMPLOYEES: number_field(whole=True, required=True),
-        RawCompany.QUOTA: number_field(required=True),
-        RawCompany.HIRED: number_field(whole=True, required=True),
-        RawCompany.OPENINGS: number_field(required=True),
+        RawCompany.EMPLOYEES: number_field(high=MOST_PEOPLE, whole=True, required=True, limits=_HEADCOUNT),
+        RawCompany.QUOTA: number_field(high=MOST_PEOPLE, required=True, limits=_HEADCOUNT),
+        RawCompany.HIRED: number_field(high=MOST_PEOPLE, whole=True, required=True, limits=_HEADCOUNT),
+        RawCompany.OPENINGS: number_field(high=MOST_PEOPLE, required=True, limits=_HEADCOUNT),
         RawCompany.COMPATIBILITY: Field(required=True),
         RawCompany.LATITUDE: _LATITUDE,
         RawCompany.LONGITUDE: _LONGITUDE,

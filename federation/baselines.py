@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from client.site import Site
 from client.training import learning_rate_of_round, train_epochs
-from common.metrics import METRICS, best_f1_threshold, evaluate
+from common.metrics import METRICS, MINIMUM_PEOPLE, NEUTRAL_THRESHOLD, best_f1_threshold, evaluate
 from common.model import MatchingModel, predict
 from common.pair_data import PairData, by_person
 from common.settings import Settings
@@ -56,10 +56,7 @@ def local(sites: dict[str, Site], settings: Settings, advance: Callable[[], None
     """Each office's own model on its own people; each with its own threshold."""
     models = {name: _train(site.train, settings, advance) for name, site in sites.items()}
     scores = _by_part(lambda data, name: predict(models[name], data.inputs), sites)
-    thresholds = {
-        name: best_f1_threshold(site.validation.outcome, scores[Part.VALIDATION][name], site.validation.person)
-        for name, site in sites.items()
-    }
+    thresholds = {name: _threshold(site.validation, scores[Part.VALIDATION][name]) for name, site in sites.items()}
     return Scored(scores, thresholds)
 
 
@@ -98,6 +95,8 @@ def pooled_metrics(scored: Scored | None, sites: dict[str, Site], part: Part = P
     if scored is None:
         return dict.fromkeys(METRICS)
     pooled = PairData.pooled([site.of(part) for site in sites.values()])
+    if pooled.people < MINIMUM_PEOPLE:
+        return dict.fromkeys(METRICS)
     of_office = scored.scores[part]
     scores = np.concatenate([of_office[name] for name in sites])
     answers = np.concatenate([of_office[name] >= scored.thresholds[name] for name in sites]).astype(np.float64)
@@ -127,8 +126,14 @@ def _by_part(score: Callable[[PairData, str], Scores], sites: dict[str, Site]) -
 def _with_pooled_threshold(scores: dict[Part, dict[str, Scores]], sites: dict[str, Site]) -> Scored:
     validation = PairData.pooled([site.validation for site in sites.values()])
     pooled = np.concatenate([scores[Part.VALIDATION][name] for name in sites])
-    threshold = best_f1_threshold(validation.outcome, pooled, validation.person)
+    threshold = _threshold(validation, pooled)
     return Scored(scores, dict.fromkeys(sites, threshold))
+
+
+def _threshold(validation: PairData, scores: Scores) -> float:
+    if not validation.outcome.any():  # a small office may have no success among its validation people
+        return NEUTRAL_THRESHOLD
+    return best_f1_threshold(validation.outcome, scores, validation.person)
 
 
 def _train(data: PairData, settings: Settings, advance: Callable[[], None]) -> MatchingModel:

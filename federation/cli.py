@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,7 @@ from rich.text import Text
 from common.cli import DjmsCommand, is_set_by_caller, settings_of
 from common.errors import InputError
 from common.progress import progress_bars
-from common.protections import OFF, refuse_unavailable
+from common.protections import OFF, refuse, refuse_unavailable
 from common.report import Report
 
 QUICK = ("data.pairs_per_candidate=20", "federated.rounds=3")
@@ -59,11 +58,11 @@ def demo(
     out: Out = None,
 ) -> Report:
     """Five offices train one model, from CSV files to ranked companies."""
-    for key in ("privacy", "anchoring"):
-        if is_set_by_caller(context, key):
-            refuse_unavailable(settings_of(context))
     settings = settings_of(context, *OFF, *(QUICK if quick else ()))
     refuse_unavailable(settings)
+    for section in ("privacy", "anchoring"):
+        if is_set_by_caller(context, section, but="enabled"):
+            refuse(section)
     if raw is not None and (candidates is not None or companies is not None):
         raise InputError(
             "the number of people and companies is what the files hold",
@@ -97,19 +96,17 @@ def federate(
     """Train one model over the offices' tables that `djms data partition` wrote."""
     settings = settings_of(context)
     refuse_unavailable(settings)
-    started = time.monotonic()
     with progress_bars() as bars:
         with bars.step("Starting"):
             from federation.runs import run_federation
 
         summary = run_federation(settings, data, engine, insecure, out, bars)
-    summary["seconds"] = round(time.monotonic() - started, 1)
     metrics = summary["metrics"]["federated"]
     text = Text.assemble(
         (f"Trained over {len(summary['cohort'])} sites, {summary['rounds']} rounds ", "bold"),
         f"({engine}; labels: {summary['labels']}{_synthetic(summary)}).\n",
-        f"On {summary['test_people']:,} test people, from sums over sites: ROC-AUC {metrics['roc_auc']:.4f}, "
-        f"log-loss {metrics['log_loss']:.4f}, NDCG@5 {metrics['ndcg_at_5']:.4f}.\n",
+        f"On test people, from sums over sites: ROC-AUC {_shown(metrics['roc_auc'])}, "
+        f"log-loss {_shown(metrics['log_loss'])}, NDCG@5 {_shown(metrics['ndcg_at_5'])}.\n",
         _NOT_PRIVATE,
         f"Model   {summary['model_sha256']}\nFiles   {summary['directory']}",
         no_wrap=True,
@@ -121,6 +118,10 @@ def federate(
 _NOT_PRIVATE = (
     "This run had no differential privacy, no secure aggregation and no anchoring: this version does not have them.\n"
 )
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _synthetic(summary: dict[str, Any]) -> str:
@@ -143,9 +144,9 @@ def _demo_text(summary: dict[str, Any], top: Any, person: dict[str, Any]) -> Gro
         comparison.add_column(heading, justify="right", no_wrap=True)
     for name, title in _TITLES.items():
         values = summary["metrics"][name]
-        cells = ["–" if values[metric] is None else f"{values[metric]:.4f}" for metric in _SHOWN]
+        cells = [_shown(values[metric]) for metric in _SHOWN]
         comparison.add_row(title, *cells, style="bold" if name == "federated" else "")
-    who = f"candidate {person['id']}" if person["id"] else "one candidate"
+    who = f"candidate {person['candidate_id']}" if summary["synthetic"] else "one candidate"
     heading = Text(f"\nCompanies for {who} of {person['office']}, best first", style="italic")
     ranking = Table(box=None, pad_edge=False)
     for column in ("", "company", "probability", "km"):
@@ -156,7 +157,7 @@ def _demo_text(summary: dict[str, Any], top: Any, person: dict[str, Any]) -> Gro
     directory = summary["directory"]
     foot = Text(
         f"\nModel   {summary['model_sha256']}\n"
-        f"Files   {directory} (summary.json, rounds.csv, comparison.png, ranking.csv)\n"
+        f"Files   {directory} (summary.json, rounds.csv, comparison.png and more)\n"
         "Next    djms demo --scenario heterogeneous      offices that differ\n"
         "        djms demo --raw DIR                     your own CSV files\n"
         "        djms data --help                        step by step",

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from client.site import Site, load_site
-from common.errors import InputError
-from common.metrics import METRICS
+from common.metrics import METRICS, MINIMUM_PEOPLE
 from common.model import MatchingModel
 from common.settings import Settings
 from common.split import Part
 from common.training_table import read_training_table
+from data.describe import hidden_cells
 from federation import baselines
 from federation.baselines import Scored
 
 Metrics = dict[str, float | None]
-MINIMUM_PEOPLE = 5
-"""Metrics over fewer test people are not shown."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +33,7 @@ class Comparison:
 
 def load_sites(tables: dict[str, Path], settings: Settings) -> dict[str, Site]:
     """Every office's site; raises InputError for too few of them or the first that cannot be trained on."""
-    if len(tables) < settings.federated.min_clients:
-        raise InputError(
-            f"federated.min_clients is {settings.federated.min_clients}, and there are {len(tables)} offices",
-            where="settings key 'federated.min_clients'",
-            remedy="lower it, or add offices",
-        )
+    settings.federated.require_quorum(len(tables))
     shares = {"validation_share": settings.data.validation_share, "test_share": settings.data.test_share}
     return {name: load_site(path, seed=settings.seed, **shares) for name, path in tables.items()}
 
@@ -74,11 +67,19 @@ def compare(
     validation = {
         name: baselines.pooled_metrics(scored, sites, Part.VALIDATION) for name, scored in contestants.items()
     }
-    return Comparison(pooled, validation, {name: _of_office(contestants, site) for name, site in sites.items()})
+    # Hidden offices must not follow from the pooled figures and the shown ones, so the next smallest hides with them.
+    hidden = hidden_cells({name: site.test.people for name, site in sites.items()}, MINIMUM_PEOPLE)
+    by_office = {
+        name: hidden_office() if name in hidden else _of_office(contestants, site) for name, site in sites.items()
+    }
+    return Comparison(pooled, validation, by_office)
+
+
+def hidden_office() -> dict[str, Any]:
+    """What is shown of an office whose test people are too few, or about whom nothing is known."""
+    return {"people": None, **{name: dict.fromkeys(METRICS) for name in baselines.NAMES}}
 
 
 def _of_office(contestants: dict[str, Scored | None], site: Site) -> dict[str, Any]:
-    if site.test.people < MINIMUM_PEOPLE:
-        return {"people": None, **{name: dict.fromkeys(METRICS) for name in contestants}}
     metrics = {name: baselines.office_metrics(scored, site) for name, scored in contestants.items()}
     return {"people": site.test.people, **metrics}

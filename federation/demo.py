@@ -3,11 +3,13 @@
     raw CSV -> data.preparation -> one table per office -> federation on Flower's simulation -> comparison -> results
 
 Synthetic tables stay beside the results. Tables made from real files are kept in a temporary folder for the length of
-the run: a results folder gets passed around, and records do not travel.
+the run, and a real person's ranking is shown and not written: a results folder gets passed around, and records do not
+travel.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,17 +22,20 @@ import numpy as np
 import pandas as pd
 
 from client.ranking import rank_companies
+from client.site import Site
+from common.errors import InputError
 from common.files import atomic_path
-from common.model import ModelCard, parameters_of, read_model, sha256_of
+from common.model import MatchingModel, ModelCard, parameters_of, read_model, sha256_of
 from common.progress import Steps
 from common.settings import Settings
 from common.split import Part, split_people
-from data.generator import generate, write_raw
+from data.generator import RawDataset, generate, write_raw
 from data.partition import partition
 from data.preparation import Dataset, prepare, raw_files_of
+from data.scenarios import OFFICE_TOWNS
 from federation.comparison import Comparison, baseline_steps, compare, load_sites
 from federation.plots import plot_comparison, plot_offices, plot_progress
-from federation.results import new_run_directory, note_of, read_result, write_summary
+from federation.results import check_out, new_run_directory, note_of, read_result, write_summary
 from federation.simulation import run_simulation
 from server.job import Job
 from server.rounds import MODEL_FILE, ROUNDS_FILE
@@ -51,9 +56,7 @@ class Source:
 def run_demo(settings: Settings, source: Source, out: Path | None, bars: Steps) -> dict[str, Any]:
     """Do all of it; returns the summary (which also stands in the run's folder), with `directory`, `top`, `person`."""
     started = time.monotonic()
-    with _workspace(settings, source, out, bars) as (directory, dataset, tables):
-        with bars.step("Checking the offices' tables"):
-            sites = load_sites(tables, settings)
+    with _workspace(settings, source, out, bars) as (directory, dataset, tables, sites):
         card = ModelCard(dataset.info.labels, settings.training.hidden, dataset.info.synthetic)
         with bars.step("Federated training", settings.federated.rounds) as advance:
             job = Job(settings, tuple(sites), card, directory, on_round=lambda _row: advance())
@@ -63,7 +66,9 @@ def run_demo(settings: Settings, source: Source, out: Path | None, bars: Steps) 
         with bars.step("Training the baselines", baseline_steps(settings, len(sites))) as advance:
             comparison = compare(model, result["threshold"], sites, tables, settings, advance)
         with bars.step("Ranking and drawing"):
-            ranking, person = _rank(model, dataset, settings, directory)
+            ranking, person = _rank(model, dataset, settings)
+            if dataset.info.synthetic:  # a real person's distances would tell where the person lives
+                _write_ranking(ranking, directory)
             _draw(directory, comparison, note_of(dataset.info.labels, dataset.info.synthetic))
     summary = {
         "run": directory.name,
@@ -84,8 +89,10 @@ def run_demo(settings: Settings, source: Source, out: Path | None, bars: Steps) 
         "protections": {"differential_privacy": False, "secure_aggregation": False, "anchoring": False},
         "metrics": comparison.pooled,
         "metrics_by_office": comparison.by_office,
-        "ranking": {"office": person["office"], "companies": ranking.head(5)["company_id"].tolist()},
+        "ranking": None,
     }
+    if dataset.info.synthetic:
+        summary["ranking"] = {"office": person["office"], "companies": ranking.head(5)["company_id"].tolist()}
     write_summary(directory, summary)
     return {**summary, "directory": str(directory), "top": ranking.head(5), "person": person}
 
@@ -93,44 +100,60 @@ def run_demo(settings: Settings, source: Source, out: Path | None, bars: Steps) 
 @contextmanager
 def _workspace(
     settings: Settings, source: Source, out: Path | None, bars: Steps
-) -> Iterator[tuple[Path, Dataset, dict[str, Path]]]:
-    """The run's folder, the data, and the offices' tables; no folder is made before the input is known to be good."""
-    if source.raw is not None:
+) -> Iterator[tuple[Path, Dataset, dict[str, Path], dict[str, Site]]]:
+    """The run's folder, the data, the offices' tables and sites.
+
+    Everything is prepared in a temporary folder first, so that bad input leaves nothing behind; what is synthetic then
+    moves into the run's folder, what is real vanishes with the temporary one.
+    """
+    check_out(out)
+    settings.federated.require_quorum(len(settings.offices))
+    with tempfile.TemporaryDirectory(prefix="djms-") as temporary:
+        data = Path(temporary) / "data"
+        raw = source.raw
+        if raw is None:
+            raw = data / "raw"
+            with bars.step("Drawing synthetic people and companies"):
+                write_raw(_draw_synthetic(settings, source), raw)
         with bars.step("Reading and pairing"):
-            dataset = prepare(raw_files_of(settings, source.raw), settings)
-        with tempfile.TemporaryDirectory(prefix="djms-") as temporary:
-            with bars.step("Splitting by office"):
-                tables = partition(dataset.table, dataset.info, settings.offices, Path(temporary))
-            load_sites(tables, settings)  # before the run's folder is made: a bad table leaves nothing behind
-            yield new_run_directory(settings, "demo", out), dataset, tables
-        return
-    with bars.step("Drawing synthetic people and companies"):
-        drawn = generate(
-            candidates=source.candidates, companies=source.companies, seed=settings.seed, scenario=source.scenario
-        )
+            dataset = prepare(raw_files_of(settings, raw), settings)
+        with bars.step("Splitting by office"):
+            tables = partition(dataset.table, dataset.info, settings.offices, data / "federated")
+        with bars.step("Checking the offices' tables"):
+            sites = load_sites(tables, settings)
         directory = new_run_directory(settings, "demo", out)
-        raw = directory / "data" / "raw"
-        write_raw(drawn, raw)
-    with bars.step("Reading and pairing"):
-        dataset = prepare(raw_files_of(settings, raw), settings)
-    with bars.step("Splitting by office"):
-        tables = partition(dataset.table, dataset.info, settings.offices, directory / "data" / "federated")
-    yield directory, dataset, tables
+        if source.raw is None:
+            shutil.move(data, directory / "data")
+            tables = {office: directory / "data" / "federated" / path.name for office, path in tables.items()}
+        yield directory, dataset, tables, sites
 
 
-def _rank(model: Any, dataset: Dataset, settings: Settings, directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Rank for the first person that nobody trained on; the file says nothing about the person."""
+def _draw_synthetic(settings: Settings, source: Source) -> RawDataset:
+    if set(settings.offices) != set(OFFICE_TOWNS):
+        raise InputError(
+            "synthetic people live in the five offices of Veneto, and the settings name other offices",
+            where="settings key 'offices'",
+            remedy="leave that key out, or bring files of your own with --raw",
+        )
+    return generate(
+        candidates=source.candidates, companies=source.companies, seed=settings.seed, scenario=source.scenario
+    )
+
+
+def _rank(model: MatchingModel, dataset: Dataset, settings: Settings) -> tuple[pd.DataFrame, pd.Series]:
+    """The ranking for the first person that nobody trained on, and that person's row."""
     shares = {"validation_share": settings.data.validation_share, "test_share": settings.data.test_share}
     part = split_people(dataset.candidates, seed=settings.seed, **shares)
     person = int(np.argmax(part == Part.TEST))
     ranking = rank_companies(
         model, dataset.candidates, dataset.companies, person, distance_max_km=settings.ui.distance_max_km
     )
+    return ranking, dataset.candidates.iloc[person]
+
+
+def _write_ranking(ranking: pd.DataFrame, directory: Path) -> None:
     with atomic_path(directory / RANKING_FILE) as path:
         ranking.round({"probability": 6, "distance_km": 2, "compatibility_score": 4}).to_csv(path, index=False)
-    row = dataset.candidates.iloc[person]
-    shown = str(row["candidate_id"]) if dataset.info.synthetic else None
-    return ranking, {"office": str(row["office"]), "id": shown}
 
 
 def _draw(directory: Path, comparison: Comparison, note: str) -> None:

@@ -71,7 +71,7 @@ def run_deployment(job: Job, tables: dict[str, Path], *, insecure: bool, on_roun
                 "--insecure",
                 *("--superlink", f"{_HOST}:{fleet}"),
                 *("--host", _HOST, "--port", str(port)),
-                *("--node-config", f"training-table={json.dumps(str(tables[site].absolute()))}"),
+                *("--node-config", f"training-table={json.dumps(str(tables[site].absolute()), ensure_ascii=False)}"),
             )
         _write_configuration(Path(home), runtime, job)
         run = processes.start(

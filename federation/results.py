@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,35 +23,67 @@ import yaml
 from common.errors import InputError
 from common.files import atomic_path
 from common.settings import Settings
-from server.rounds import RESULT_FILE
+from common.tables import SYNTHETIC_MARK_FILE
+from server.app import ERROR_FILE
+from server.rounds import MODEL_FILE, RESULT_FILE, ROUNDS_FILE
 
 SUMMARY_FILE = "summary.json"
+VERSIONS_FILE = "versions.json"
+_RUN_FILES = (
+    *(SUMMARY_FILE, RESULT_FILE, ROUNDS_FILE, MODEL_FILE, ERROR_FILE, "settings.yaml", "ranking.csv", "flower.log"),
+    *("progress.png", "comparison.png", "offices.png"),
+)
 _LIBRARIES = ("djms", "flwr", "torch", "numpy", "pandas", "scikit-learn", "safetensors", "ray")
 
 
-def new_run_directory(settings: Settings, kind: str, out: Path | None) -> Path:
-    """The folder of a new run: `out`, or one named after the moment under `paths.results_dir`.
+def check_out(out: Path | None) -> None:
+    """Raise InputError when `out` is a file, or holds something that is not an earlier run of ours."""
+    if out is None or not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError("this is a file, not a folder", where=out, remedy="choose another folder with --out")
+    if any(out.iterdir()) and not _is_run(out):
+        raise InputError(
+            "the folder holds files that are not an earlier run's",
+            where=out,
+            remedy="choose an empty or new folder with --out",
+        )
 
-    Raises InputError when `out` holds something that is not an earlier run: nothing of the user's is overwritten.
+
+def new_run_directory(settings: Settings, kind: str, out: Path | None) -> Path:
+    """The folder of a new run: `out`, or one named after the moment under `paths.results_dir`; its owner's alone.
+
+    An earlier run in `out` makes place for this one. Raises InputError like `check_out`.
     """
+    check_out(out)
     if out is None:
-        directory = settings.paths.results_dir / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
+        name = f"{kind}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+        directory = settings.paths.results_dir / name
+        directory.mkdir(parents=True, mode=0o700)
     else:
         directory = out
-        if directory.exists() and not directory.is_dir():
-            raise InputError("this is a file, not a folder", where=directory, remedy="choose another folder with --out")
-        if directory.is_dir() and any(directory.iterdir()) and not (directory / "settings.yaml").is_file():
-            raise InputError(
-                "the folder holds files that are not an earlier run's",
-                where=directory,
-                remedy="choose an empty or new folder with --out",
-            )
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / SUMMARY_FILE).unlink(missing_ok=True)
-    write_text(directory / "settings.yaml", settings_text(settings))
+        directory.mkdir(parents=True, mode=0o700, exist_ok=True)
+        _clear(directory)
     versions = {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
-    write_text(directory / "versions.json", json.dumps(versions, indent=2) + "\n")
+    write_text(directory / VERSIONS_FILE, json.dumps(versions, indent=2) + "\n")
+    write_text(directory / "settings.yaml", settings_text(settings))
     return directory
+
+
+def _is_run(directory: Path) -> bool:
+    try:
+        return "djms" in json.loads((directory / VERSIONS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _clear(directory: Path) -> None:
+    """Remove what an earlier run left in `directory`, and nothing else."""
+    for name in _RUN_FILES:
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / "logs", ignore_errors=True)
+    if (directory / "data" / "raw" / SYNTHETIC_MARK_FILE).is_file():
+        shutil.rmtree(directory / "data")
 
 
 def read_result(directory: Path) -> dict[str, Any]:

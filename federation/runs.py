@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +15,10 @@ from common.progress import Steps
 from common.settings import Settings
 from data.partition import find_partition
 from federation.baselines import NAMES
-from federation.comparison import load_sites
+from federation.comparison import hidden_office, load_sites
 from federation.deployment import require_consent, run_deployment
 from federation.plots import plot_progress
-from federation.results import new_run_directory, note_of, read_result, write_summary
+from federation.results import check_out, new_run_directory, note_of, read_result, write_summary
 from federation.simulation import run_simulation
 from server.job import Job
 from server.rounds import ROUNDS_FILE
@@ -33,11 +34,13 @@ def run_federation(
 ) -> dict[str, Any]:
     """Train over the offices' tables in `data`; returns the summary, which also stands in the run's folder.
 
-    Metrics are the federation's own, from sums over its sites. Baselines are null: they would need everybody's pairs in
-    one place.
+    Metrics are the federation's own, from sums over its sites. Baselines and offices' own metrics are null: they would
+    need everybody's pairs in one place.
     """
     if engine == "deployment":
         require_consent(insecure)
+    started = time.monotonic()
+    check_out(out)
     directory = data if data is not None else settings.paths.federated_dir
     tables = find_partition(directory, settings.offices)
     info = DatasetInfo.read(directory)
@@ -54,6 +57,7 @@ def run_federation(
     summary = {
         "run": run.name,
         "seed": settings.seed,
+        "seconds": round(time.monotonic() - started, 1),
         "synthetic": info.synthetic,
         "labels": info.labels,
         "engine": engine,
@@ -64,6 +68,7 @@ def run_federation(
         "threshold": result["threshold"],
         "test_people": result["test_people"],
         "protections": {"differential_privacy": False, "secure_aggregation": False, "anchoring": False},
+        "metrics_by_office": {office: hidden_office() for office in tables},
         "metrics": {name: result["test_metrics"] if name == "federated" else nothing for name in NAMES},
     }
     write_summary(run, summary)

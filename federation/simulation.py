@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
+import threading
 from pathlib import Path
 
 from common.errors import DjmsError, RunError
@@ -28,20 +31,12 @@ def run_simulation(job: Job, tables: dict[str, Path]) -> None:
     log = job.output / "flower.log"
     with _logging_to(log):
         try:
+            _start_ray(len(job.sites))
             run_flower(
                 server_app=create_server_app(job),
                 client_app=create_client_app([tables[site] for site in job.sites]),
                 num_supernodes=len(job.sites),
-                backend_config={
-                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-                    "init_args": {
-                        "num_cpus": min(len(job.sites), os.cpu_count() or 1),
-                        "include_dashboard": False,
-                        "logging_level": logging.ERROR,
-                        "log_to_driver": False,
-                        "object_store_memory": 200 * 1024 * 1024,
-                    },
-                },
+                backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
             )
         except DjmsError:
             raise
@@ -50,7 +45,25 @@ def run_simulation(job: Job, tables: dict[str, Path]) -> None:
                 f"the simulation ended with {type(error).__name__}", where=log, remedy="see the end of that file"
             ) from error
         finally:
+            job.cancelled.set()  # an interrupt reaches this thread only: the coordinator's must not wait for replies
             ray.shutdown()
+
+
+def _start_ray(sites: int) -> None:
+    """Start Ray with no dashboard and no more workers than sites; being asked to end stays in our own hands."""
+    import ray
+
+    ours = signal.getsignal(signal.SIGTERM)
+    ray.init(
+        num_cpus=min(sites, os.cpu_count() or 1),
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        object_store_memory=200 * 1024 * 1024,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}},
+    )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ours)  # Ray has put one in its place that aborts the process
 
 
 class _logging_to:  # noqa: N801 - reads as a phrase where it is used

@@ -11,6 +11,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.errors import DjmsError
+from common.files import atomic_path
 from server.job import Job
 from server.rounds import run
 
@@ -28,8 +29,8 @@ def create_app(job: Job | None = None) -> ServerApp:
         try:
             run(grid, todo)
         except DjmsError as error:
-            todo.output.mkdir(parents=True, exist_ok=True)
-            (todo.output / ERROR_FILE).write_text(json.dumps({"error": str(error)}) + "\n", encoding="utf-8")
+            with atomic_path(todo.output / ERROR_FILE) as path:
+                path.write_text(json.dumps({"error": str(error)}) + "\n", encoding="utf-8")
             raise
 
     return app

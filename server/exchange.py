@@ -6,6 +6,7 @@ error names the sites that are missing. Names cost an exchange, so they are aske
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Iterable
 from typing import cast
@@ -20,8 +21,8 @@ POLL_SECONDS = 0.2
 _IDENTIFY_SECONDS = 30.0
 
 
-def exchange(grid: Grid, messages: Iterable[Message], *, timeout: float) -> list[Message]:
-    """Send messages and return the replies that arrive within `timeout` seconds."""
+def exchange(grid: Grid, messages: Iterable[Message], *, timeout: float, cancelled: threading.Event) -> list[Message]:
+    """Send messages and return the replies that arrive within `timeout` seconds; RunError once `cancelled` is set."""
     open_ids = set(grid.push_messages(messages))
     deadline = time.monotonic() + timeout
     replies: list[Message] = []
@@ -32,11 +33,13 @@ def exchange(grid: Grid, messages: Iterable[Message], *, timeout: float) -> list
         if time.monotonic() >= deadline:
             break
         if open_ids:
-            time.sleep(POLL_SECONDS)
+            _pause(cancelled)
     return replies
 
 
-def wait_for_sites(grid: Grid, expected: Collection[str], *, at_least: int, timeout: float) -> list[int]:
+def wait_for_sites(
+    grid: Grid, expected: Collection[str], *, at_least: int, timeout: float, cancelled: threading.Event
+) -> list[int]:
     """The nodes of all expected sites, or after `timeout` seconds of those that came, if at least `at_least` did.
 
     Raises RunError naming the missing sites when fewer came.
@@ -45,25 +48,30 @@ def wait_for_sites(grid: Grid, expected: Collection[str], *, at_least: int, time
     while len(nodes := sorted(grid.get_node_ids())) < len(expected):
         if time.monotonic() >= deadline:
             break
-        time.sleep(POLL_SECONDS)
+        _pause(cancelled)
     if len(nodes) < at_least:
-        there = identify(grid, nodes)
+        there = identify(grid, nodes, cancelled=cancelled)
         missing = sorted(set(expected) - there)
         raise RunError(
-            f"after {timeout:g} s only {len(nodes)} of {len(expected)} sites are there and federated.min_clients is "
-            f"{at_least}; missing: {', '.join(missing)}",
+            f"after {timeout:g} s only {len(nodes)} of {len(expected)} sites are there and at least {at_least} are "
+            f"needed; missing: {', '.join(missing)}",
             where="federation",
             remedy="start the missing sites, or wait longer with federated.wait_timeout",
         )
     return nodes
 
 
-def identify(grid: Grid, nodes: Collection[int]) -> set[str]:
+def identify(grid: Grid, nodes: Collection[int], *, cancelled: threading.Event) -> set[str]:
     """The names of the sites at these nodes, as far as they answer."""
     empty = RecordDict({names.CONFIG: ConfigRecord()})
     questions = [Message(content=empty, message_type=names.IDENTIFY, dst_node_id=node) for node in nodes]
-    replies = exchange(grid, questions, timeout=_IDENTIFY_SECONDS) if questions else []
+    replies = exchange(grid, questions, timeout=_IDENTIFY_SECONDS, cancelled=cancelled) if questions else []
     return {site_of(reply) for reply in replies if not reply.has_error()}
+
+
+def _pause(cancelled: threading.Event) -> None:
+    if cancelled.wait(POLL_SECONDS):
+        raise RunError("the run was interrupted", where="federation", remedy="start it again")
 
 
 def site_of(reply: Message) -> str:

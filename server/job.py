@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ class Job:
     card: ModelCard
     output: Path
     on_round: RoundCallback = lambda _row: None
+    cancelled: threading.Event = field(default_factory=threading.Event, compare=False)
+    """Set when nobody waits for the run any more: it then ends at its next look at the sites' replies."""
 
     def to_run_config(self) -> dict[str, str]:
         """As a Flower run configuration, one JSON text a key; `from_context` reads it back."""

@@ -45,7 +45,7 @@ class History:
 
     def evaluated(self, sums: EvaluationSums) -> float:
         """Enter the validation metrics of the last round's model; returns the threshold they were taken at."""
-        threshold = sums.histogram.best_f1_threshold()
+        threshold = sums.best_f1_threshold()
         if self.rows:
             self.rows[-1] |= {"threshold": threshold, **sums.metrics(threshold)}
         return threshold
@@ -55,7 +55,13 @@ def run(grid: Grid, job: Job) -> None:
     """Run all rounds of `job` and write the results. Raises RunError when sites are missing or fail."""
     settings = job.settings
     job.output.mkdir(parents=True, exist_ok=True)
-    wait_for_sites(grid, job.sites, at_least=settings.federated.min_clients, timeout=settings.federated.wait_timeout)
+    wait_for_sites(
+        grid,
+        job.sites,
+        at_least=settings.federated.quorum,
+        timeout=settings.federated.wait_timeout,
+        cancelled=job.cancelled,
+    )
     strategy = build_strategy(settings.federated, job.sites)
     arrays = to_array_record(parameters_of(MatchingModel(settings.training.hidden, seed=settings.seed)))
     history = History()
@@ -63,7 +69,7 @@ def run(grid: Grid, job: Job) -> None:
     for number in range(1, settings.federated.rounds + 1):
         started = time.monotonic()
         messages = strategy.configure_train(number, arrays, _config_of(job), grid)
-        replies = exchange(grid, messages, timeout=settings.federated.round_timeout)
+        replies = exchange(grid, messages, timeout=settings.federated.round_timeout, cancelled=job.cancelled)
         aggregated, metrics = strategy.aggregate_train(number, replies)
         arrays = _finite(aggregated, number)
         taking_part = sorted({site_of(reply) for reply in replies if reply.has_content()})
@@ -90,7 +96,7 @@ def _close(grid: Grid, job: Job, strategy: Any, arrays: ArrayRecord, history: Hi
     """Evaluate the last model on every site's validation and test people, and write the results."""
     rounds = job.settings.federated.rounds
     messages = strategy.configure_evaluate(rounds, arrays, _config_of(job), grid)
-    replies = exchange(grid, messages, timeout=job.settings.federated.round_timeout)
+    replies = exchange(grid, messages, timeout=job.settings.federated.round_timeout, cancelled=job.cancelled)
     record = _numbers(strategy.aggregate_evaluate(rounds, replies))
     threshold = history.evaluated(EvaluationSums.from_record(record, names.VALIDATION))
     parameters = from_array_record(arrays)

@@ -42,7 +42,7 @@ def build_strategy(settings: FederatedSettings, sites: Collection[str]) -> Strat
         inner = FedMedian(**common)
     else:
         inner = FedAvg(**common)
-    return Quorum(FixedOrder(inner), sites, settings.min_clients)
+    return Quorum(FixedOrder(inner), sites, settings.quorum)
 
 
 def sum_metrics(contents: list[RecordDict], _weight_key: str) -> MetricRecord:
@@ -112,14 +112,14 @@ class FixedOrder(Wrapper):
 class Quorum(Wrapper):
     """Hands on the replies of sites that took part, and stops the run when they are too few, saying why each is not.
 
-    Raises RunError when fewer than `min_clients` took part, or when two replies bear one site's name: one institution
+    Raises RunError when fewer than `quorum` took part, or when two replies bear one site's name: one institution
     must not count twice.
     """
 
-    def __init__(self, inner: Strategy, sites: Collection[str], min_clients: int) -> None:
+    def __init__(self, inner: Strategy, sites: Collection[str], quorum: int) -> None:
         super().__init__(inner)
         self.sites = frozenset(sites)
-        self.min_clients = min_clients
+        self.quorum = quorum
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -147,12 +147,12 @@ class Quorum(Wrapper):
                 )
             else:
                 valid[site_of(reply)] = reply
-        if len(valid) < self.min_clients:
+        if len(valid) < self.quorum:
             silent = sorted(self.sites - set(valid))
             because = "; ".join([*sorted(reasons), f"without a result: {', '.join(silent)}"])
             raise RunError(
-                f"only {len(valid)} of {len(self.sites)} sites took part and federated.min_clients is "
-                f"{self.min_clients}; {because}",
+                f"only {len(valid)} of {len(self.sites)} sites took part and at least {self.quorum} are needed; "
+                f"{because}",
                 where=f"round {server_round}",
                 remedy="mend or restart those sites and run again",
             )

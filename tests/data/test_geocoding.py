@@ -255,8 +255,11 @@ def test_unusable_settings_are_refused_before_anything_is_written(tmp_path: Path
 
 
 def test_a_cache_that_cannot_be_used_is_a_run_error_that_names_it(server: Nominatim, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"missing.cache\.sqlite"):
-        geocoder(server, tmp_path / "missing" / "cache.sqlite")
+    geocoder(server, tmp_path / "new" / "cache.sqlite")
+    assert (tmp_path / "new" / "cache.sqlite").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file.cache\.sqlite"):
+        geocoder(server, tmp_path / "file" / "cache.sqlite")
     with pytest.raises(RunError):
         geocoder(server, tmp_path)
     broken = tmp_path / "broken.sqlite"

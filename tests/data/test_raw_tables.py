@@ -227,9 +227,9 @@ def test_what_is_no_number_is_refused(firms: Path, number: str) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "reason"),
     [
-        (EMPLOYEES, "-3", "'-3' is not zero or more"),
+        (EMPLOYEES, "-3", "'-3' is not a number of people from 0 to ten million"),
         (EMPLOYEES, "1.500", "'1.500' is not a whole number"),
-        ("Assunti Categoria Protetta", "-1", "'-1' is not zero or more"),
+        ("Assunti Categoria Protetta", "-1", "'-1' is not a number of people from 0 to ten million"),
         ("Company_Size", "enorme", "'enorme' is not a known company size, the nearest is"),
         (SECTOR, "Ristorazzione", "'Ristorazzione' is not a known sector, the nearest is 'Ristorazione'"),
         ("Remote", "forse", "'forse' is neither 0 nor 1"),

@@ -99,6 +99,15 @@ def test_a_file_in_latin_1_is_told_how_to_become_utf_8(djms: Djms, raw: Path, tm
         (("--aggregator", "mean_of_means"), ("mean_of_means", "trimmed_mean")),
         (("--aggregator", "coordinate_median", "--privacy.enabled", "true"), ("secure aggregation", "hides")),
         (("--dp.epsilon", "0.5"), ("differential privacy", "not part of this version")),
+        (("--secure_agg.threshold", "3-of-5"), ("secure aggregation", "not part of this version")),
+        (("--anchoring.anchor_every_n", "2"), ("anchoring", "not part of this version")),
+        (("--aggregator", "trimmed_mean", "--federated.trim", "0.1"), ("trim 0.1", "needs 10 sites")),
+        (("--federated.min_clients", "6"), ("needs 6 sites", "there are 5")),
+        (
+            ("--set", "offices={CPI_Trento: {provinces: [TN]}, CPI_Bolzano: {provinces: [BZ]}, A: {provinces: [VR]}}"),
+            ("five offices of Veneto", "--raw"),
+        ),
+        (("--candidates", "30", "--companies", "30"), ("CPI_", "too few people")),
         (("--config", "nowhere.yaml"), ("nowhere.yaml", "does not exist")),
         (("--candidates", "5", "--raw", "x"), ("--raw", "leave --candidates")),
         (("--candidates", "2"), ("2 candidates", "at least 5")),
@@ -143,13 +152,40 @@ def test_outcomes_of_people_nobody_knows_are_refused_without_naming_them(djms: D
     assert "ZZTOP" not in done.err
 
 
+def test_the_environment_may_not_ask_for_a_protection_that_is_not_there(
+    djms: Djms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DJMS_PRIVACY__ENABLED", "true")
+    refused_cleanly(djms("demo", "--quick", "--out", tmp_path / "run"), tmp_path, "not part of this version")
+
+
+@pytest.mark.parametrize("out", ["letter.txt", "letter.txt/run"])
+def test_a_place_that_cannot_be_a_folder_is_refused_in_one_sentence(djms: Djms, tmp_path: Path, out: str) -> None:
+    (tmp_path / "letter.txt").write_text("keep", encoding="utf-8")
+    refused_cleanly(djms("demo", "--candidates", "400", "--companies", "50", "--out", tmp_path / out), tmp_path, out)
+    assert (tmp_path / "letter.txt").read_text(encoding="utf-8") == "keep"
+
+
+def test_a_section_of_the_settings_whose_keys_are_all_commented_out_is_an_empty_one(djms: Djms, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("federated:\n  # rounds: 5\nprivacy:\n", encoding="utf-8")
+    shown = djms("config", "show", "--json", "--config", tmp_path / "my.yaml")
+    assert shown.code == 0, shown.err
+    assert shown.data["federated"]["rounds"] == 10
+
+
+def test_a_key_of_the_settings_may_be_written_with_dashes(djms: Djms) -> None:
+    shown = djms("config", "show", "--json", "--pairs-per-candidate", "all", "--federated.min-clients", "2")
+    assert shown.data["data"]["pairs_per_candidate"] == "all"
+    assert shown.data["federated"]["min_clients"] == 2
+
+
 def test_a_folder_of_somebody_elses_files_is_not_written_into(djms: Djms, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "letter.txt").write_text("keep", encoding="utf-8")
+    (tmp_path / "mine" / "settings.yaml").write_text("keep", encoding="utf-8")
     done = djms("demo", "--quick", "--out", tmp_path / "mine")
     assert done.code == 1
     assert "not an earlier run's" in done.err
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["settings.yaml"]
 
 
 def test_the_installed_command_prints_no_traceback_and_returns_1(raw: Path, tmp_path: Path) -> None:

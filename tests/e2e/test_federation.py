@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -92,10 +93,10 @@ def test_a_plain_round_is_one_exchange_and_one_more_closes_the_run(
 ) -> None:
     sent: list[tuple[str, int]] = []
 
-    def counting(grid: Grid, messages: Iterable[Message], *, timeout: float) -> list[Message]:
+    def counting(grid: Grid, messages: Iterable[Message], **limits: Any) -> list[Message]:
         messages = list(messages)
         sent.append((messages[0].metadata.message_type, len(messages)))
-        return exchange(grid, messages, timeout=timeout)
+        return exchange(grid, messages, **limits)
 
     monkeypatch.setattr(server.rounds, "exchange", counting)
     settings = load_settings(
