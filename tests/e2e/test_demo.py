@@ -146,7 +146,15 @@ def test_an_interrupted_run_ends_at_once_and_leaves_no_record_behind(tmp_path: P
     out = tmp_path / "run"
     command = [COMMAND, "demo", "--raw", raw, "--out", out, "--federated.rounds", "500"]
     environment = {**os.environ, "TMPDIR": str(temporary)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them ignore Ctrl-C; a person's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not (out / "rounds.csv").exists() and time.monotonic() < deadline:
         assert process.poll() is None
