@@ -155,13 +155,18 @@ def test_an_interrupted_run_ends_at_once_and_leaves_no_record_behind(tmp_path: P
         # A shell that runs the tests in the background has them ignore Ctrl-C; a person's terminal does not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 120
-    while not (out / "rounds.csv").exists() and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.2)
-    assert list(temporary.glob("djms-*/data/federated/*.csv")), "the offices' tables were not where they were sought"
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "rounds.csv").exists() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.2)
+        assert list(temporary.glob("djms-*/data/federated/*.csv")), (
+            "the offices' tables were not where they were sought"
+        )
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert not list(temporary.glob("djms-*")), "records stayed behind"
