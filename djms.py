@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
 import typer
 
-from common.cli import new_group, run
+from common.cli import INTERRUPTED, new_group, run
 
 
 def build() -> typer.Typer:
@@ -26,7 +27,12 @@ def build() -> typer.Typer:
 def main() -> None:
     """Run the command line and leave with its exit code. Asked to end, it ends as if interrupted: in good order."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run(build()))
+    code = run(build())
+    if code == INTERRUPTED:  # libraries' threads may still wait for what will not come; everything of ours is closed
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

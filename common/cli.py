@@ -32,7 +32,7 @@ from common.settings_loading import load_settings, resolve_key, setting_keys
 _OVERRIDES = "djms.overrides"
 _CONFIG = "djms.config"
 _JSON = "djms.json"
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 Command = TypeVar("Command", bound=typer.Typer)
 
@@ -71,7 +71,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(_usage_sentence(error), 1, as_json)
     except (click.Abort, KeyboardInterrupt):
-        result = _INTERRUPTED
+        result = INTERRUPTED
     except (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         return _fail(f"{error.filename}: {(error.strerror or 'no access').lower()}; choose another path.", 1, as_json)
     except OSError as error:
@@ -79,8 +79,8 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort: say so, show where, and fail
         traceback.print_exc(file=sys.stderr)
         return _fail(f"DJMS stopped on an error it did not expect: {type(error).__name__}; see above.", 2, as_json)
-    if result == _INTERRUPTED:  # Typer turns an interrupt into its exit code
-        return _fail("Interrupted; nothing after the last finished step was kept.", _INTERRUPTED, as_json)
+    if result == INTERRUPTED:  # Typer turns an interrupt into its exit code
+        return _fail("Interrupted; nothing after the last finished step was kept.", INTERRUPTED, as_json)
     return 0 if not isinstance(result, int) else result
 
 

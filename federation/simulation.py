@@ -46,7 +46,8 @@ def run_simulation(job: Job, tables: dict[str, Path]) -> None:
             ) from error
         finally:
             job.cancelled.set()  # an interrupt reaches this thread only: the coordinator's must not wait for replies
-            ray.shutdown()
+            if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+                ray.shutdown()  # interrupted, Flower's threads still speak to Ray, and the process ends without it
 
 
 def _start_ray(sites: int) -> None:
