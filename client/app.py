@@ -29,7 +29,6 @@ from common.pair_data import PairData
 
 TABLE_KEY = "training-table"
 _LOG = logging.getLogger(__name__)
-Handler = Callable[[Message, Context], RecordDict]
 
 
 def create_app(tables: Sequence[Path] | None = None) -> ClientApp:
