@@ -7,33 +7,29 @@ a message. In a simulation, where there is no node configuration, sites are numb
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
-import numpy as np
-import torch
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.site import Site, load_site
-from client.training import learning_rate_of_round, train_epochs
+from client.keys import SiteKeys, read_site_keys
+from client.replies import answered
+from client.secure_aggregation import SecureSite, keys_from_node_config
 from common import messages as names
-from common.errors import DjmsError, InputError
-from common.evaluation_sums import EvaluationSums
-from common.model import MatchingModel, from_array_record, load_parameters, parameters_of, predict, to_array_record
-from common.pair_data import PairData
+from common.errors import InputError
 
 TABLE_KEY = "training-table"
-_LOG = logging.getLogger(__name__)
 
 
-def create_app(tables: Sequence[Path] | None = None) -> ClientApp:
-    """The ClientApp. `tables[i]` is the training table of simulated site `i`; without them each node knows its own."""
+def create_app(tables: Sequence[Path] | None = None, keys: Sequence[Path] | None = None) -> ClientApp:
+    """The ClientApp.
+
+    `tables[i]` is the training table of simulated site `i` and `keys[i]` the folder of its keys; without them each node
+    knows its own.
+    """
     paths = None if tables is None else tuple(str(path) for path in tables)
+    folders = None if keys is None else tuple(str(folder) for folder in keys)
 
     def table_of(context: Context) -> Path:
         if paths is not None:
@@ -46,112 +42,34 @@ def create_app(tables: Sequence[Path] | None = None) -> ClientApp:
             )
         return Path(str(context.node_config[TABLE_KEY]))
 
-    def answer(handler: Callable[[Site, Message], RecordDict]) -> Callable[[Message, Context], Message]:
-        def handle(message: Message, context: Context) -> Message:
-            table = table_of(context)
-            torch.set_num_threads(1)  # sums in one order, whatever the machine: the same seed gives the same model
-            try:
-                config = cast(ConfigRecord, message.content[names.CONFIG])
-                _check_version(config)
-                site = _site(str(table), table.stat().st_mtime_ns, *_split_of(config))
-                content = handler(site, message)
-                content[names.SITE] = ConfigRecord({names.NAME_KEY: site.name})
-            except DjmsError as error:
-                record = ConfigRecord({names.NAME_KEY: table.stem, names.REFUSAL_KEY: str(error)})
-                content = RecordDict({names.SITE: record})
-            except Exception as error:  # noqa: BLE001 - its text may quote a record, and must stay at the site
-                _LOG.exception("the site's application failed")
-                reason = f"its application failed with {type(error).__name__}; see the site's own log."
-                record = ConfigRecord({names.NAME_KEY: table.stem, names.REFUSAL_KEY: reason})
-                content = RecordDict({names.SITE: record})
-            return Message(content, reply_to=message)
+    def keys_of(context: Context) -> SiteKeys | None:
+        if folders is None:
+            return keys_from_node_config(context)
+        return read_site_keys(Path(folders[int(context.node_config["partition-id"])]))
 
-        return handle
+    def name_of(context: Context) -> str:
+        return table_of(context).stem
+
+    def answer(message: Message, context: Context) -> Message:
+        def learned() -> Message:
+            from client.learning import answer as learn  # seconds of imports that only these messages need
+
+            return learn(message, table_of(context))
+
+        return answered(message, name_of(context), learned)
 
     app = ClientApp()
-    app.train()(answer(_train))
-    app.evaluate()(answer(_evaluate))
+    secure = SecureSite(keys_of, name_of)
+    secure.register(app)
+    app.train(mods=[secure.mod])(answer)
+    app.evaluate(mods=[secure.mod])(answer)
 
     @app.query("identify")
     def identify(message: Message, context: Context) -> Message:
-        record = ConfigRecord({names.NAME_KEY: table_of(context).stem})
+        record = ConfigRecord({names.NAME_KEY: name_of(context)})
         return Message(RecordDict({names.SITE: record}), reply_to=message)
 
     return app
-
-
-def _train(site: Site, message: Message) -> RecordDict:
-    config = cast(ConfigRecord, message.content[names.CONFIG])
-    model = _model_of(message)
-    incoming = _sums(model, site.validation)
-    round_number, seed = _integer(config, names.ROUND_KEY), _integer(config, names.SEED_KEY)
-    loss = train_epochs(
-        model,
-        site.train,
-        epochs=_integer(config, names.EPOCHS_KEY),
-        batch_size=_integer(config, names.BATCH_SIZE_KEY),
-        learning_rate=learning_rate_of_round(
-            float(cast(float, config[names.LEARNING_RATE_KEY])), round_number, _integer(config, names.ROUNDS_KEY)
-        ),
-        rng=np.random.default_rng([seed, round_number, _number_of(site.name)]),
-    )
-    metrics: dict[str, Any] = {
-        names.PEOPLE_KEY: site.train.people,
-        names.TRAIN_LOSS_KEY: loss * site.train.people,
-        **incoming.to_record(names.VALIDATION),
-    }
-    return RecordDict({names.ARRAYS: to_array_record(parameters_of(model)), names.METRICS: MetricRecord(metrics)})
-
-
-def _evaluate(site: Site, message: Message) -> RecordDict:
-    model = _model_of(message)
-    metrics: dict[str, Any] = {
-        names.PEOPLE_KEY: site.test.people,
-        **_sums(model, site.validation).to_record(names.VALIDATION),
-        **_sums(model, site.test).to_record(names.TEST),
-    }
-    return RecordDict({names.METRICS: MetricRecord(metrics)})
-
-
-def _model_of(message: Message) -> MatchingModel:
-    config = cast(ConfigRecord, message.content[names.CONFIG])
-    model = MatchingModel(cast(list[int], config[names.HIDDEN_KEY]), seed=0)
-    load_parameters(model, from_array_record(message.content.array_records[names.ARRAYS]))
-    return model
-
-
-def _sums(model: MatchingModel, data: PairData) -> EvaluationSums:
-    return EvaluationSums.from_scores(data.outcome, predict(model, data.inputs), data.person)
-
-
-@lru_cache(maxsize=8)
-def _site(table: str, _changed: int, seed: int, validation_share: float, test_share: float) -> Site:
-    """Read once per process and version of the file, not once per message."""
-    return load_site(Path(table), seed=seed, validation_share=validation_share, test_share=test_share)
-
-
-def _split_of(config: ConfigRecord) -> tuple[int, float, float]:
-    validation, test = config[names.VALIDATION_SHARE_KEY], config[names.TEST_SHARE_KEY]
-    return _integer(config, names.SEED_KEY), float(cast(float, validation)), float(cast(float, test))
-
-
-def _check_version(config: ConfigRecord) -> None:
-    theirs = config.get(names.VERSION_KEY)
-    if theirs != names.PROTOCOL_VERSION:
-        raise InputError(
-            f"the coordinator speaks protocol version {theirs}, this site {names.PROTOCOL_VERSION}",
-            where="site",
-            remedy="install the same version of DJMS on both",
-        )
-
-
-def _integer(config: ConfigRecord, key: str) -> int:
-    return int(cast(int, config[key]))
-
-
-def _number_of(name: str) -> int:
-    """A site's own random stream: the first 64 bits of the SHA-256 of its name."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 app = create_app()

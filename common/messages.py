@@ -4,7 +4,8 @@
 
 A training message carries the global model and the round's settings. Its reply carries the trained model, its weight
 (the number of people it was trained on), and the evaluation of the model that came in, as sums over the site's own
-validation people: so a plain round is one exchange. A site that cannot take part replies with a refusal, a sentence the
+validation people: so a plain round is one exchange. Under secure aggregation the reply holds none of these but one
+vector under masks. A site that cannot take part replies with a refusal, a sentence the
 coordinator can read.
 """
 
@@ -12,16 +13,23 @@ from __future__ import annotations
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 """Raised whenever a message changes its meaning. Versions that differ refuse each other."""
 
 IDENTIFY: Final = "query.identify"
 """Message type: who are you? Answered with the site's name."""
 
+ADVERTISE: Final = "query.advertise"
+SHARE: Final = "query.share"
+ATTEST: Final = "query.attest"
+UNMASK: Final = "query.unmask"
+"""Message types of secure aggregation; each carries one message of `privacy.secure_aggregation` in SECURE."""
+
 ARRAYS: Final = "arrays"
 CONFIG: Final = "config"
 METRICS: Final = "metrics"
 SITE: Final = "site"
+SECURE: Final = "secure"
 
 # CONFIG of a training or evaluation message.
 VERSION_KEY: Final = "protocol-version"
@@ -38,6 +46,12 @@ TEST_SHARE_KEY: Final = "test-share"
 # SITE of a reply.
 NAME_KEY: Final = "name"
 REFUSAL_KEY: Final = "refusal"
+REFUSAL_KIND_KEY: Final = "refusal-kind"
+
+# SECURE of a message.
+PAYLOAD_KEY: Final = "payload"
+SLOT_KEY: Final = "slot"
+BEGIN_KEY: Final = "begin"
 
 # METRICS of a reply. Everything is a sum over people, so that sites add up.
 PEOPLE_KEY: Final = "people"

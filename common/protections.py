@@ -7,23 +7,25 @@ from typing import NoReturn
 from common.errors import InputError
 from common.settings import Settings
 
-OFF = ("privacy.enabled=false", "anchoring.enabled=false")
+OFF = ("privacy.dp.enabled=false", "anchoring.enabled=false")
 """Settings that say openly that a run has neither."""
 
-_WHAT = {"privacy": "differential privacy and secure aggregation are", "anchoring": "anchoring is"}
+UNAVAILABLE = {"privacy.dp": "differential privacy", "anchoring": "anchoring"}
+"""Sections of the settings whose protection is not there, and its name."""
 
 
 def refuse_unavailable(settings: Settings) -> None:
     """Raise InputError when the settings ask for a protection that this version does not have."""
-    for section, asked in (("privacy", settings.privacy.enabled), ("anchoring", settings.anchoring.enabled)):
-        if asked:
-            refuse(section)
+    if settings.privacy.differential_privacy:
+        refuse("privacy.dp")
+    if settings.anchoring.enabled:
+        refuse("anchoring")
 
 
 def refuse(section: str) -> NoReturn:
     """Raise InputError: the protection of this section of the settings is not there."""
     raise InputError(
-        f"{_WHAT[section]} not part of this version, so a run that asks for it is not started",
+        f"{UNAVAILABLE[section]} is not part of this version, so a run that asks for it is not started",
         where=f"settings key '{section}'",
         remedy=f"train without it only where that is acceptable, and say so with --{section}.enabled false",
     )

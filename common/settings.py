@@ -11,7 +11,6 @@ Rules kept here:
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,10 +18,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from common.errors import InputError
+from common.settings_rules import refuse_what_does_not_fit, units_to_trim
 from common.tables import OUTCOME_LADDER
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Minority = Annotated[float, Field(ge=0.0, lt=0.5)]
 
 _THRESHOLD_COUNT = re.compile(r"^(\d+)-of-([1-9]\d*)$")
 _THRESHOLD_SHARE = re.compile(r"^(\d+)%$")
@@ -70,28 +71,13 @@ class FederatedSettings(_Section):
     trim: float = Field(default=0.2, gt=0.0, lt=0.5)
     wait_timeout: float = Field(default=120.0, gt=0)
     round_timeout: float = Field(default=600.0, gt=0)
-
-    @property
-    def quorum(self) -> int:
-        """Sites without which a round is not run: `min_clients`, and for a trimmed mean enough to trim somebody."""
-        if self.aggregator != "trimmed_mean":
-            return self.min_clients
-        return max(self.min_clients, math.ceil(1 / self.trim))
-
-    def require_quorum(self, sites: int) -> None:
-        """Raise InputError when a federation of so many sites can never run a round."""
-        if sites < self.quorum:
-            trimmed = f" and a trimmed mean with trim {self.trim:g}" if self.quorum > self.min_clients else ""
-            raise InputError(
-                f"federated.min_clients {self.min_clients}{trimmed} needs {self.quorum} sites, and there are {sites}",
-                where="settings key 'federated'",
-                remedy="add offices, or lower the number of sites needed",
-            )
+    max_abandoned: Positive = 3
 
 
 class DifferentialPrivacySettings(_Section):
     """The privacy budget of a run."""
 
+    enabled: bool = True
     epsilon: float = Field(default=1.0, gt=0)
     delta: float = Field(default=1e-6, gt=0, lt=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -101,9 +87,31 @@ class DifferentialPrivacySettings(_Section):
 class SecureAggregationSettings(_Section):
     """How sites' updates are summed without anyone seeing one of them."""
 
+    enabled: bool = True
     scheme: Literal["shamir"] = "shamir"
     threshold: str = "3-of-5"
     dropout_recovery: bool = True
+    malicious_coordinator: bool = True
+    groups: Annotated[int, Field(ge=0)] = 0
+    setup_rounds: Positive = 20
+    colluders: Minority = 0.05
+    dropouts: Minority = 0.05
+    max_people: Annotated[int, Field(ge=1, le=2**24)] = 16384
+    value_bound: float = Field(default=2.0, gt=0)
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+
+    @property
+    def threshold_count(self) -> tuple[int, int] | None:
+        """(t, n) of a threshold "t-of-n"; None for a share of the cohort."""
+        count = _THRESHOLD_COUNT.match(self.threshold)
+        return None if count is None else (int(count[1]), int(count[2]))
+
+    @field_validator("groups")
+    @classmethod
+    def _one_group_is_none(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one group is the whole cohort; write 0 for no groups, or 2 or more")
+        return value
 
     @field_validator("threshold")
     @classmethod
@@ -133,6 +141,16 @@ class PrivacySettings(_Section):
     enabled: bool = True
     dp: DifferentialPrivacySettings = DifferentialPrivacySettings()
     secure_agg: SecureAggregationSettings = SecureAggregationSettings()
+
+    @property
+    def differential_privacy(self) -> bool:
+        """Whether the run must have it: `enabled` switches both protections off, each section's own key one."""
+        return self.enabled and self.dp.enabled
+
+    @property
+    def secure_aggregation(self) -> bool:
+        """Whether the run must have it: `enabled` switches both protections off, each section's own key one."""
+        return self.enabled and self.secure_agg.enabled
 
 
 class AnchoringSettings(_Section):
@@ -240,9 +258,28 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _protections_fit_together(self) -> Self:
-        if self.privacy.enabled and self.federated.aggregator != "fedavg":
-            raise ValueError(
-                f"federated.aggregator {self.federated.aggregator!r} needs each site's own update, and secure "
-                "aggregation (privacy.enabled) hides them; choose fedavg, or switch privacy.enabled off"
-            )
+        refuse_what_does_not_fit(self)
         return self
+
+    @property
+    def quorum(self) -> int:
+        """Sites without which a round is not run: `min_clients`, and for a trimmed mean enough to trim somebody.
+
+        Under secure aggregation a trimmed mean trims groups, whose number does not depend on who comes.
+        """
+        federated = self.federated
+        if federated.aggregator != "trimmed_mean" or self.privacy.secure_aggregation:
+            return federated.min_clients
+        return max(federated.min_clients, units_to_trim(federated.trim))
+
+    def require_quorum(self, sites: int) -> None:
+        """Raise InputError when a federation of so many sites can never run a round."""
+        federated = self.federated
+        if sites < self.quorum:
+            trimmed = f" and a trimmed mean with trim {federated.trim:g}" if self.quorum > federated.min_clients else ""
+            raise InputError(
+                f"federated.min_clients {federated.min_clients}{trimmed} needs {self.quorum} sites, and there are "
+                f"{sites}",
+                where="settings key 'federated'",
+                remedy="add offices, or lower the number of sites needed",
+            )

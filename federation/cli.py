@@ -13,7 +13,7 @@ from rich.text import Text
 from common.cli import DjmsCommand, is_set_by_caller, settings_of
 from common.errors import InputError
 from common.progress import progress_bars
-from common.protections import OFF, refuse, refuse_unavailable
+from common.protections import OFF, UNAVAILABLE, refuse, refuse_unavailable
 from common.report import Report
 
 QUICK = ("data.pairs_per_candidate=20", "federated.rounds=3")
@@ -60,7 +60,7 @@ def demo(
     """Five offices train one model, from CSV files to ranked companies."""
     settings = settings_of(context, *OFF, *(QUICK if quick else ()))
     refuse_unavailable(settings)
-    for section in ("privacy", "anchoring"):
+    for section in UNAVAILABLE:
         if is_set_by_caller(context, section, but="enabled"):
             refuse(section)
     if raw is not None and (candidates is not None or companies is not None):
@@ -107,7 +107,7 @@ def federate(
         f"({engine}; labels: {summary['labels']}{_synthetic(summary)}).\n",
         f"On test people, from sums over sites: ROC-AUC {_shown(metrics['roc_auc'])}, "
         f"log-loss {_shown(metrics['log_loss'])}, NDCG@5 {_shown(metrics['ndcg_at_5'])}.\n",
-        _NOT_PRIVATE,
+        _protections(summary),
         f"Model   {summary['model_sha256']}\nFiles   {summary['directory']}",
         no_wrap=True,
         overflow="ignore",
@@ -115,9 +115,18 @@ def federate(
     return Report(summary, text)
 
 
-_NOT_PRIVATE = (
-    "This run had no differential privacy, no secure aggregation and no anchoring: this version does not have them.\n"
-)
+def _protections(summary: dict[str, Any]) -> str:
+    """What the run was protected by, as it was done, and what it was not protected by."""
+    secure = summary["secure_aggregation"]
+    missing = "no differential privacy and no anchoring: this version does not have them.\n"
+    if secure is None:
+        return f"Sites' answers were seen by the coordinator one by one, and there was {missing}"
+    checked = ", its list signed by the sites" if secure["malicious_coordinator"] else ""
+    holders = f"{secure['threshold']} of {secure['holders']}"
+    return (
+        f"Secure aggregation: only sums over sites were seen; {holders} sites unmask a sum{checked}.\n"
+        f"There was {missing}"
+    )
 
 
 def _shown(value: float | None) -> str:
@@ -136,7 +145,7 @@ def _demo_text(summary: dict[str, Any], top: Any, person: dict[str, Any]) -> Gro
         (f", {summary['rounds']} rounds, {summary['seconds']:.0f} s\n", "bold"),
         f"{summary['people']:,} {kind}people, {summary['companies']:,} {kind}companies, {summary['pairs']:,} pairs; "
         f"labels: {summary['labels']}.\n",
-        _NOT_PRIVATE,
+        _protections(summary),
     )
     comparison = Table(title="On test people nobody trained on", title_justify="left", box=None, pad_edge=False)
     comparison.add_column("", no_wrap=True)

@@ -33,7 +33,7 @@ class Comparison:
 
 def load_sites(tables: dict[str, Path], settings: Settings) -> dict[str, Site]:
     """Every office's site; raises InputError for too few of them or the first that cannot be trained on."""
-    settings.federated.require_quorum(len(tables))
+    settings.require_quorum(len(tables))
     shares = {"validation_share": settings.data.validation_share, "test_share": settings.data.test_share}
     return {name: load_site(path, seed=settings.seed, **shares) for name, path in tables.items()}
 

@@ -86,7 +86,13 @@ def run_demo(settings: Settings, source: Source, out: Path | None, bars: Steps) 
         "model_sha256": sha256_of(parameters_of(model), card),
         "cohort": result["cohort"],
         "threshold": result["threshold"],
-        "protections": {"differential_privacy": False, "secure_aggregation": False, "anchoring": False},
+        "protections": {
+            "differential_privacy": False,
+            "secure_aggregation": result["secure_aggregation"] is not None,
+            "anchoring": False,
+        },
+        "secure_aggregation": result["secure_aggregation"],
+        "abandoned": result["abandoned"],
         "metrics": comparison.pooled,
         "metrics_by_office": comparison.by_office,
         "ranking": None,
@@ -107,7 +113,7 @@ def _workspace(
     moves into the run's folder, what is real vanishes with the temporary one.
     """
     check_out(out)
-    settings.federated.require_quorum(len(settings.offices))
+    settings.require_quorum(len(settings.offices))
     with tempfile.TemporaryDirectory(prefix="djms-") as temporary:
         data = Path(temporary) / "data"
         raw = source.raw

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import server
+from client.app import TABLE_KEY
+from client.secure_aggregation import KEYS_KEY
 from common.errors import InputError, RunError
+from federation.identities import identities_for
+from federation.processes import HOST, Processes, free_ports
 from server.app import ERROR_FILE
 from server.job import Job
 from server.rounds import RESULT_FILE, ROUNDS_FILE
 
-_HOST = "127.0.0.1"
-_START_SECONDS = 90.0
 _FEDERATION = "djms-loopback"
 
 
@@ -47,44 +44,89 @@ def run_deployment(job: Job, tables: dict[str, Path], *, insecure: bool, on_roun
     or the run fails.
     """
     require_consent(insecure)
-    app = _app_directory()
-    logs = job.output / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    for stale in (RESULT_FILE, ROUNDS_FILE, ERROR_FILE):
-        (job.output / stale).unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="djms-flower-") as home, _Processes(logs, Path(home)) as processes:
-        runtime, fleet, *own = _free_ports(2 + len(job.sites))
-        processes.start(
-            "superlink",
-            "flower-superlink",
-            "--insecure",
-            "--disable-runtime-dependency-installation",
-            *("--host", _HOST, "--port", str(runtime)),
-            *("--fleet-api-address", f"{_HOST}:{fleet}"),
-        )
-        processes.wait_for_port("superlink", runtime)
-        processes.wait_for_port("superlink", fleet)
-        for site, port in zip(job.sites, own, strict=True):
-            processes.start(
-                site,
-                "flower-supernode",
+    with Loopback(job, tables) as federation:
+        for site in job.sites:
+            federation.start_site(site)
+        federation.submit()
+        federation.watch(on_rounds)
+
+
+class Loopback:
+    """A SuperLink on loopback, SuperNodes that can be started and killed, and one run."""
+
+    def __init__(self, job: Job, tables: dict[str, Path]) -> None:
+        self._app = _app_directory()
+        self._job = job
+        self._tables = tables
+        self._resources = contextlib.ExitStack()
+
+    def __enter__(self) -> Loopback:
+        """Start the SuperLink."""
+        logs = self._job.output / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        for stale in (RESULT_FILE, ROUNDS_FILE, ERROR_FILE):
+            (self._job.output / stale).unlink(missing_ok=True)
+        with contextlib.ExitStack() as resources:
+            self._home = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="djms-flower-")))
+            self._job, folders = resources.enter_context(identities_for(self._job))
+            self._keys = dict(zip(self._job.sites, folders, strict=True)) if folders is not None else {}
+            self._processes = resources.enter_context(Processes(logs, self._home))
+            self._runtime, self._fleet = free_ports(2)
+            self._processes.start(
+                "superlink",
+                "flower-superlink",
                 "--insecure",
-                *("--superlink", f"{_HOST}:{fleet}"),
-                *("--host", _HOST, "--port", str(port)),
-                *("--node-config", f"training-table={json.dumps(str(tables[site].absolute()), ensure_ascii=False)}"),
+                "--disable-runtime-dependency-installation",
+                *("--host", HOST, "--port", str(self._runtime)),
+                *("--fleet-api-address", f"{HOST}:{self._fleet}"),
             )
-        _write_configuration(Path(home), runtime, job)
-        run = processes.start(
-            "run", "flwr", "run", str(app), _FEDERATION, "--stream", "--run-config", str(Path(home) / "run.toml")
+            self._processes.wait_for_port("superlink", self._runtime)
+            self._processes.wait_for_port("superlink", self._fleet)
+            self._resources = resources.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End every process."""
+        self._resources.close()
+
+    def start_site(self, site: str) -> None:
+        """Start a site's SuperNode."""
+        self._processes.start(
+            site,
+            "flower-supernode",
+            "--insecure",
+            *("--superlink", f"{HOST}:{self._fleet}"),
+            *("--host", HOST, "--port", str(free_ports(1)[0])),
+            *("--node-config", _node_config(self._tables[site], self._keys.get(site))),
         )
-        _watch(job, processes, run, on_rounds)
+
+    def kill_site(self, site: str) -> None:
+        """Kill a site's SuperNode, its memory lost."""
+        self._processes.kill(site)
+
+    def submit(self) -> None:
+        """Hand the run to the SuperLink."""
+        _write_configuration(self._home, self._runtime, self._job)
+        run = ("run", str(self._app), _FEDERATION, "--stream", "--run-config", str(self._home / "run.toml"))
+        self._run = self._processes.start("run", "flwr", *run)
+
+    def watch(self, on_rounds: Callable[[int], None]) -> None:
+        """Wait for the run's end; raises RunError when it fails, or when a process ends before its time."""
+        _watch(self._job, self._processes, self._run, on_rounds)
 
 
-def _watch(job: Job, processes: _Processes, run: subprocess.Popen[bytes], on_rounds: Callable[[int], None]) -> None:
+def _node_config(table: Path, keys: Path | None) -> str:
+    """What a site knows by itself: where its table and its keys lie."""
+    known = {TABLE_KEY: table} if keys is None else {TABLE_KEY: table, KEYS_KEY: keys}
+    return " ".join(f"{key}={json.dumps(str(path.absolute()), ensure_ascii=False)}" for key, path in known.items())
+
+
+def _watch(job: Job, processes: Processes, run: subprocess.Popen[bytes], on_rounds: Callable[[int], None]) -> None:
     """Wait for the run's result, its error, or a process that ends before its time."""
     rounds = job.output / ROUNDS_FILE
     settings = job.settings.federated
-    deadline = time.monotonic() + settings.wait_timeout + (settings.rounds + 1) * settings.round_timeout + 120
+    exchanges = 5 * (settings.rounds + 2)  # a secure sum with its set-up each; the closing one may be tried again
+    deadline = time.monotonic() + exchanges * (settings.wait_timeout + settings.round_timeout) + 120
     while time.monotonic() < deadline:
         if rounds.is_file():
             on_rounds(max(0, rounds.read_text(encoding="utf-8").count("\n") - 1))
@@ -104,98 +146,8 @@ def _as_said(sentence: str) -> RunError:
     return RunError(what, remedy=remedy)
 
 
-class _Processes:
-    """Processes started by this run, each with its log; all of them end with the `with` block."""
-
-    def __init__(self, logs: Path, home: Path) -> None:
-        self._logs = logs
-        self._started: dict[str, subprocess.Popen[bytes]] = {}
-        self._environment = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"}
-        # Flower starts its own helpers by name: they must be found beside this interpreter.
-        self._environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-
-    def __enter__(self) -> _Processes:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in reversed(self._started.values()):
-            _signal_group(process, signal.SIGTERM)
-        limit = time.monotonic() + 10
-        for process in self._started.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.1, limit - time.monotonic()))
-            _signal_group(process, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
-            process.wait()
-
-    def start(self, name: str, program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start `program` in a process group of its own."""
-        path = shutil.which(program, path=self._environment["PATH"])
-        if path is None:
-            raise RunError(f"the program {program} is not installed", remedy="install DJMS with its requirements")
-        with self.log_of(name).open("wb") as log:
-            process = subprocess.Popen(
-                [path, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                start_new_session=True,
-            )
-        self._started[name] = process
-        return process
-
-    def log_of(self, name: str) -> Path:
-        """Where a process's output goes."""
-        return self._logs / f"{name}.log"
-
-    def check(self, *, but: subprocess.Popen[bytes]) -> None:
-        """Raise RunError when a process other than `but` has ended."""
-        for name, process in self._started.items():
-            if process is not but and process.poll() is not None:
-                raise RunError(
-                    f"the process of {name} ended with code {process.returncode}",
-                    where=self.log_of(name),
-                    remedy="see the end of that file",
-                )
-
-    def wait_for_port(self, name: str, port: int) -> None:
-        """Wait until something listens on a port. Raises RunError when the process ends or takes too long."""
-        limit = time.monotonic() + _START_SECONDS
-        while time.monotonic() < limit:
-            if self._started[name].poll() is not None:
-                break
-            with contextlib.suppress(OSError), socket.create_connection((_HOST, port), timeout=1):
-                return
-            time.sleep(0.2)
-        raise RunError(f"{name} did not start listening", where=self.log_of(name), remedy="see the end of that file")
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    if os.name == "posix":
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-    elif process.poll() is None:
-        process.terminate()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now; all are held open together, so they differ."""
-
-    def hold() -> Iterator[socket.socket]:
-        for _ in range(count):
-            held = socket.socket()
-            held.bind((_HOST, 0))
-            yield held
-
-    sockets = list(hold())
-    ports = [int(held.getsockname()[1]) for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
-
-
 def _write_configuration(home: Path, port: int, job: Job) -> None:
-    connection = f'[superlink.{_FEDERATION}]\naddress = "{_HOST}:{port}"\ninsecure = true\n'
+    connection = f'[superlink.{_FEDERATION}]\naddress = "{HOST}:{port}"\ninsecure = true\n'
     (home / "config.toml").write_text(connection, encoding="utf-8")
     run = "".join(f"{key} = {json.dumps(value)}\n" for key, value in job.to_run_config().items())
     (home / "run.toml").write_text(run, encoding="utf-8")

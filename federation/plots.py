@@ -70,20 +70,22 @@ def plot_progress(
 ) -> None:
     """ROC-AUC and log-loss of the global model after each round, as a PNG.
 
-    `rounds` has the columns round, roc_auc and log_loss (NaN or None: does not apply). `baselines` may hold
-    centralised, local (each office's own model on its own people) and best_possible, each with the same metrics:
-    horizontal lines.
+    `rounds` has the columns round, roc_auc and log_loss (NaN or None: does not apply), and may have status: where that
+    is "abandoned", the line is broken and the round is marked as such. `baselines` may hold centralised, local (each
+    office's own model on its own people) and best_possible, each with the same metrics: horizontal lines.
     """
     figure = Figure(figsize=(10, 6.6), dpi=150, layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     ordered = rounds.sort_values("round")
     for axis, metric in zip(axes, ("roc_auc", "log_loss"), strict=True):
         _progress_panel(axis, ordered, baselines, metric)
-    axes[-1].set_xlabel("round", fontsize=NORMAL)
+    abandoned = _abandoned(ordered)
+    axes[-1].set_xlabel("round" + _abandoned_key(abandoned), fontsize=NORMAL)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     reached = _numbers(ordered["roc_auc"])
     known = reached[np.isfinite(reached)]
-    told = f": ROC-AUC {known[-1]:.4f} after {_counted(len(ordered), 'round')}" if known.size else ""
+    finished = f"{len(ordered) - len(abandoned)} of " if abandoned else ""
+    told = f": ROC-AUC {known[-1]:.4f} after {finished}{_counted(len(ordered), 'round')}" if known.size else ""
     _write(figure, title or f"Training progress of the federated model{told}", note, path)
 
 
@@ -139,10 +141,36 @@ def _progress_panel(axis: Axes, rounds: pd.DataFrame, baselines: Mapping[str, Me
         axis.plot(steps, values, color=COLOURS["federated"], linewidth=2.2, marker="o", markersize=4.5, zorder=3)
         labels.append((float(values[known][-1]), f"federated {values[known][-1]:.4f}", "federated"))
     axis.set_ylim(*_limits([*values[known], *(value for value, _, _ in labels)], least=0.01, pad=0.1))
+    for step in _abandoned(rounds):
+        axis.axvspan(step - 0.5, step + 0.5, color="#EFEFEF", linewidth=0, zorder=0)
+        axis.plot(step, 0.03, transform=axis.get_xaxis_transform(), marker="x", markersize=6, color=GREY, zorder=3)
     missing = "" if known.any() else "   (federated: does not apply)"
     axis.set_title(_heading(metric, up_down=True) + missing, loc="left", fontsize=NORMAL + 1)
     _clean(axis, grid="y")
     _label_at_right(axis, labels)
+
+
+def _abandoned(rounds: pd.DataFrame) -> list[int]:
+    """The numbers of the abandoned rounds, ascending."""
+    if "status" not in rounds:
+        return []
+    return sorted(int(number) for number in rounds.loc[rounds["status"] == "abandoned", "round"])
+
+
+def _abandoned_key(numbers: Sequence[int]) -> str:
+    """What the marks of abandoned rounds mean, and which they are: "×  abandoned: 2, 5–7"."""
+    if not numbers:
+        return ""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    which = ", ".join(str(span[0]) if len(span) == 1 else f"{span[0]}–{span[-1]}" for span in spans)
+    if len(which) > 60:
+        which = _counted(len(numbers), "round")
+    return f"      ×  abandoned, the model stayed as it was: {which}"
 
 
 def _label_at_right(axis: Axes, labels: Sequence[tuple[float, str, str]]) -> None:

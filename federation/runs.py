@@ -67,7 +67,13 @@ def run_federation(
         "cohort": result["cohort"],
         "threshold": result["threshold"],
         "test_people": result["test_people"],
-        "protections": {"differential_privacy": False, "secure_aggregation": False, "anchoring": False},
+        "protections": {
+            "differential_privacy": False,
+            "secure_aggregation": result["secure_aggregation"] is not None,
+            "anchoring": False,
+        },
+        "secure_aggregation": result["secure_aggregation"],
+        "abandoned": result["abandoned"],
         "metrics_by_office": {office: hidden_office() for office in tables},
         "metrics": {name: result["test_metrics"] if name == "federated" else nothing for name in NAMES},
     }

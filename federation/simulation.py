@@ -8,34 +8,48 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import DjmsError, RunError
+from federation.identities import identities_for
 from server.job import Job
+
+if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import ServerApp
 
 
 def run_simulation(job: Job, tables: dict[str, Path]) -> None:
     """Run `job` with one simulated site per table; results go to `job.output`.
 
+    Where the settings ask for secure aggregation, every site gets keys of its own, which are gone after the run.
     Flower's and Ray's own messages go to `flower.log` there. Raises what the coordinator raised, or RunError.
     """
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-    from flwr.simulation import run_simulation as run_flower
-
     from client.app import create_app as create_client_app
     from server.app import create_app as create_server_app
 
     job.output.mkdir(parents=True, exist_ok=True)
-    log = job.output / "flower.log"
+    with identities_for(job) as (job, folders):
+        client_app = create_client_app([tables[site] for site in job.sites], folders)
+        run_apps(create_server_app(job), client_app, len(job.sites), job.output / "flower.log", job.cancelled)
+
+
+def run_apps(server_app: ServerApp, client_app: ClientApp, sites: int, log: Path, cancelled: threading.Event) -> None:
+    """Run two apps with so many simulated sites; sets `cancelled` in the end, and raises what `run_simulation` does."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # sites do the work: they must not yield to the engine
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    from flwr.simulation import run_simulation as run_flower
+
     with _logging_to(log):
         try:
-            _start_ray(len(job.sites))
+            _start_ray(sites)
             run_flower(
-                server_app=create_server_app(job),
-                client_app=create_client_app([tables[site] for site in job.sites]),
-                num_supernodes=len(job.sites),
+                server_app=server_app,
+                client_app=client_app,
+                num_supernodes=sites,
                 backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
             )
         except DjmsError:
@@ -45,7 +59,7 @@ def run_simulation(job: Job, tables: dict[str, Path]) -> None:
                 f"the simulation ended with {type(error).__name__}", where=log, remedy="see the end of that file"
             ) from error
         finally:
-            job.cancelled.set()  # an interrupt reaches this thread only: the coordinator's must not wait for replies
+            cancelled.set()  # an interrupt reaches this thread only: the coordinator's must not wait for replies
             if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
                 ray.shutdown()  # interrupted, Flower's threads still speak to Ray, and the process ends without it
 

@@ -1,4 +1,4 @@
 """Secure aggregation, differential privacy and the budget ledger: pure protocol and mathematics.
 
-Nothing here knows Flower, a file or a network. The room has no content in this version.
+Nothing here knows Flower, a file or a network.
 """

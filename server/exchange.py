@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -21,19 +22,39 @@ POLL_SECONDS = 0.2
 _IDENTIFY_SECONDS = 30.0
 
 
-def exchange(grid: Grid, messages: Iterable[Message], *, timeout: float, cancelled: threading.Event) -> list[Message]:
-    """Send messages and return the replies that arrive within `timeout` seconds; RunError once `cancelled` is set."""
-    open_ids = set(grid.push_messages(messages))
+class TooFewSites(RunError):
+    """After all waiting there are fewer sites than needed; the sentence names those that are missing."""
+
+
+def exchange(
+    grid: Grid,
+    messages: Iterable[Message],
+    *,
+    timeout: float,
+    cancelled: threading.Event,
+    in_flight: int | None = None,
+    poll: float = POLL_SECONDS,
+) -> list[Message]:
+    """Send messages and return the replies that arrive within `timeout` seconds; RunError once `cancelled` is set.
+
+    At most `in_flight` messages are open at a time: Flower's simulation looks through all open ones for every site.
+    """
+    waiting = iter(messages)
     deadline = time.monotonic() + timeout
     replies: list[Message] = []
-    while open_ids:
+    open_ids: set[str] = set()
+    while True:
+        if due := list(islice(waiting, None if in_flight is None else in_flight - len(open_ids))):
+            open_ids |= set(grid.push_messages(due))
+        if not open_ids:
+            break
         arrived = list(grid.pull_messages(open_ids))
         replies += arrived
         open_ids -= {reply.metadata.reply_to_message_id for reply in arrived}
         if time.monotonic() >= deadline:
             break
-        if open_ids:
-            _pause(cancelled)
+        if open_ids and not (arrived and in_flight):
+            _pause(cancelled, poll)
     return replies
 
 
@@ -42,7 +63,7 @@ def wait_for_sites(
 ) -> list[int]:
     """The nodes of all expected sites, or after `timeout` seconds of those that came, if at least `at_least` did.
 
-    Raises RunError naming the missing sites when fewer came.
+    Raises TooFewSites naming the missing sites when fewer came.
     """
     deadline = time.monotonic() + timeout
     while len(nodes := sorted(grid.get_node_ids())) < len(expected):
@@ -52,7 +73,7 @@ def wait_for_sites(
     if len(nodes) < at_least:
         there = identify(grid, nodes, cancelled=cancelled)
         missing = sorted(set(expected) - there)
-        raise RunError(
+        raise TooFewSites(
             f"after {timeout:g} s only {len(nodes)} of {len(expected)} sites are there and at least {at_least} are "
             f"needed; missing: {', '.join(missing)}",
             where="federation",
@@ -69,8 +90,8 @@ def identify(grid: Grid, nodes: Collection[int], *, cancelled: threading.Event) 
     return {site_of(reply) for reply in replies if not reply.has_error()}
 
 
-def _pause(cancelled: threading.Event) -> None:
-    if cancelled.wait(POLL_SECONDS):
+def _pause(cancelled: threading.Event, seconds: float = POLL_SECONDS) -> None:
+    if cancelled.wait(seconds):
         raise RunError("the run was interrupted", where="federation", remedy="start it again")
 
 
@@ -83,3 +104,37 @@ def refusal_of(reply: Message) -> str | None:
     """Why the site refused, or None."""
     reason = cast(ConfigRecord, reply.content[names.SITE]).get(names.REFUSAL_KEY)
     return None if reason is None else str(reason)
+
+
+def refusal_kind_of(reply: Message) -> str | None:
+    """The name of the error the site refused with, or None."""
+    if reply.has_error():
+        return None
+    kind = cast(ConfigRecord, reply.content[names.SITE]).get(names.REFUSAL_KIND_KEY)
+    return None if kind is None else str(kind)
+
+
+def sort_replies(replies: Iterable[Message]) -> tuple[list[Message], list[str]]:
+    """Replies with a result, and for each other one a clause that says why it has none."""
+    valid: list[Message] = []
+    reasons: list[str] = []
+    for reply in replies:
+        if reply.has_error():
+            last = (reply.error.reason or "no reason given").strip().splitlines()[-1].strip()
+            reasons.append(f"a site failed ({last})")
+        elif (refusal := refusal_of(reply)) is not None:
+            reasons.append(f"{site_of(reply)} refused ({refusal.rstrip('.')})")
+        else:
+            valid.append(reply)
+    return valid, reasons
+
+
+def payload_question(message_type: str, node: int, payload: bytes) -> Message:
+    """One step of secure aggregation for the site at a node."""
+    content = RecordDict({names.SECURE: ConfigRecord({names.PAYLOAD_KEY: payload})})
+    return Message(content, message_type=message_type, dst_node_id=node)
+
+
+def payload_of(reply: Message) -> bytes:
+    """What a site answered in secure aggregation."""
+    return cast(bytes, cast(ConfigRecord, reply.content[names.SECURE])[names.PAYLOAD_KEY])

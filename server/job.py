@@ -14,18 +14,23 @@ from flwr.app import Context
 from common.errors import InputError
 from common.model import ModelCard
 from common.settings import Settings
+from privacy.roster import Roster
 
 RoundCallback = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run: its settings, the sites expected, what the model will be, where results go, and whom to tell of rounds."""
+    """A run: its settings, the sites expected, what the model will be, where results go, and whom to tell of rounds.
+
+    `roster` is the federation's, needed for secure aggregation.
+    """
 
     settings: Settings
     sites: tuple[str, ...]
     card: ModelCard
     output: Path
+    roster: Roster | None = None
     on_round: RoundCallback = lambda _row: None
     cancelled: threading.Event = field(default_factory=threading.Event, compare=False)
     """Set when nobody waits for the run any more: it then ends at its next look at the sites' replies."""
@@ -38,6 +43,7 @@ class Job:
             "sites": json.dumps(self.sites),
             "card": json.dumps(card),
             "output": str(self.output.absolute()),
+            "roster": "" if self.roster is None else self.roster.to_json(),
         }
 
     @classmethod
@@ -53,6 +59,7 @@ class Job:
                 sites,
                 ModelCard(labels=card["labels"], hidden=settings.training.hidden, synthetic=card["synthetic"]),
                 Path(str(config["output"])),
+                Roster.from_json(str(config["roster"])) if config["roster"] else None,
             )
         except (KeyError, ValueError) as error:
             raise InputError(

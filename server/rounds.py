@@ -2,21 +2,25 @@
 
     rounds.csv          one row a round, written anew after each
     model.safetensors   the model after the last finished round, canonical bytes
-    federation.json     the threshold, the test metrics from sums over sites, the cohort
+    federation.json     the threshold, the test metrics from sums over sites, the cohort, the abandoned rounds
 
-The reply to round r evaluates the model of round r - 1, so a round's own metrics are known one exchange later; after
-the last round one evaluation exchange closes the history.
+The reply to round r evaluates the model that came in, which is that of the last finished round before it, so a round's
+own metrics are known one exchange later; after the last round one evaluation exchange closes the history.
+
+A round that its strategy abandons leaves the model as it was and is recorded; the run goes on, until too many in a row
+were abandoned.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from common import messages as names
@@ -24,92 +28,161 @@ from common.errors import RunError
 from common.evaluation_sums import EvaluationSums
 from common.files import atomic_path
 from common.model import MatchingModel, from_array_record, parameters_of, sha256_of, to_array_record, to_bytes
-from server.exchange import exchange, site_of, wait_for_sites
+from server.abandoned import RoundAbandoned
+from server.exchange import TooFewSites, exchange, wait_for_sites
+from server.history import History
 from server.job import Job
 from server.strategies import build_strategy
+from server.wrapper import Wrapper
 
 ROUNDS_FILE = "rounds.csv"
 MODEL_FILE = "model.safetensors"
 RESULT_FILE = "federation.json"
 
 
-@dataclass
-class History:
-    """What is known of each round."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """A finished round; how good its model is follows with `evaluated`."""
-        self.rows.append(row)
-
-    def evaluated(self, sums: EvaluationSums) -> float:
-        """Enter the validation metrics of the last round's model; returns the threshold they were taken at."""
-        threshold = sums.best_f1_threshold()
-        if self.rows:
-            self.rows[-1] |= {"threshold": threshold, **sums.metrics(threshold)}
-        return threshold
-
-
 def run(grid: Grid, job: Job) -> None:
-    """Run all rounds of `job` and write the results. Raises RunError when sites are missing or fail."""
+    """Run all rounds of `job` and write the results.
+
+    Raises RunError when sites are missing at the start, when a site cheats or training diverges, after
+    `federated.max_abandoned` abandoned rounds in a row, and when no round was finished.
+    """
     settings = job.settings
     job.output.mkdir(parents=True, exist_ok=True)
     wait_for_sites(
         grid,
         job.sites,
-        at_least=settings.federated.quorum,
+        at_least=settings.quorum,
         timeout=settings.federated.wait_timeout,
         cancelled=job.cancelled,
     )
-    strategy = build_strategy(settings.federated, job.sites)
+    strategy = build_strategy(settings, job.sites, job.roster, lambda asked_on, asked: _ask(asked_on, asked, job))
     arrays = to_array_record(parameters_of(MatchingModel(settings.training.hidden, seed=settings.seed)))
     history = History()
-    cohort: set[str] = set()
     for number in range(1, settings.federated.rounds + 1):
         started = time.monotonic()
-        messages = strategy.configure_train(number, arrays, _config_of(job), grid)
-        replies = exchange(grid, messages, timeout=settings.federated.round_timeout, cancelled=job.cancelled)
-        aggregated, metrics = strategy.aggregate_train(number, replies)
+        try:
+            aggregated, metrics = _train(grid, job, strategy, arrays, number)
+        except RoundAbandoned as abandoned:
+            _record_abandoned(job, history, number, started, arrays, abandoned)
+            continue
         arrays = _finite(aggregated, number)
-        taking_part = sorted({site_of(reply) for reply in replies if reply.has_content()})
-        cohort.update(taking_part)
-        record = _numbers(metrics)
-        history.evaluated(EvaluationSums.from_record(record, names.VALIDATION))
-        parameters = from_array_record(arrays)
-        history.add(
-            {
-                "round": number,
-                "seconds": round(time.monotonic() - started, 3),
-                "sites": len(taking_part),
-                "people": int(record[names.PEOPLE_KEY]),
-                "train_loss": record[names.TRAIN_LOSS_KEY] / record[names.PEOPLE_KEY],
-                "model_sha256": sha256_of(parameters, job.card),
-            }
-        )
-        _write(job, history, to_bytes(parameters, job.card))
-        job.on_round(history.rows[-1])
-    _close(grid, job, strategy, arrays, history, cohort)
+        _record_finished(job, history, number, started, arrays, _numbers(metrics), strategy.participants)
+    _close(grid, job, strategy, arrays, history)
 
 
-def _close(grid: Grid, job: Job, strategy: Any, arrays: ArrayRecord, history: History, cohort: set[str]) -> None:
+def _train(
+    grid: Grid, job: Job, strategy: Wrapper, arrays: ArrayRecord, number: int
+) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    """One round's exchanges: what the strategy made of the replies. Raises RoundAbandoned."""
+    _await_quorum(grid, job, where=f"round {number}")
+    messages = strategy.configure_train(number, arrays, _config_of(job), grid)
+    return strategy.aggregate_train(number, _ask(grid, messages, job))
+
+
+def _evaluate(grid: Grid, job: Job, strategy: Wrapper, arrays: ArrayRecord) -> dict[str, Any]:
+    """The closing evaluation's sums over sites. Raises RunError when it was abandoned twice."""
+    with contextlib.suppress(RoundAbandoned):
+        return _evaluate_once(grid, job, strategy, arrays)
+    try:
+        return _evaluate_once(grid, job, strategy, arrays)
+    except RoundAbandoned as abandoned:
+        raise RunError(
+            f"the closing evaluation was abandoned twice, the second time because {abandoned.what}",
+            where="federation",
+            remedy=abandoned.remedy,
+        ) from abandoned
+
+
+def _evaluate_once(grid: Grid, job: Job, strategy: Wrapper, arrays: ArrayRecord) -> dict[str, Any]:
+    settings = job.settings.federated
+    _await_quorum(grid, job, where="closing evaluation")
+    messages = strategy.configure_evaluate(settings.rounds, arrays, _config_of(job), grid)
+    return _numbers(strategy.aggregate_evaluate(settings.rounds, _ask(grid, messages, job)))
+
+
+def _ask(grid: Grid, messages: Iterable[Message], job: Job) -> list[Message]:
+    """One exchange: every site has `federated.round_timeout` to answer."""
+    return exchange(grid, messages, timeout=job.settings.federated.round_timeout, cancelled=job.cancelled)
+
+
+def _close(grid: Grid, job: Job, strategy: Wrapper, arrays: ArrayRecord, history: History) -> None:
     """Evaluate the last model on every site's validation and test people, and write the results."""
-    rounds = job.settings.federated.rounds
-    messages = strategy.configure_evaluate(rounds, arrays, _config_of(job), grid)
-    replies = exchange(grid, messages, timeout=job.settings.federated.round_timeout, cancelled=job.cancelled)
-    record = _numbers(strategy.aggregate_evaluate(rounds, replies))
+    record = _evaluate(grid, job, strategy, arrays)
     threshold = history.evaluated(EvaluationSums.from_record(record, names.VALIDATION))
-    parameters = from_array_record(arrays)
-    _write(job, history, to_bytes(parameters, job.card))
+    _write_rounds(job, history)
     result = {
-        "model_sha256": sha256_of(parameters, job.card),
+        "model_sha256": sha256_of(from_array_record(arrays), job.card),
         "threshold": threshold,
-        "cohort": sorted(cohort),
+        "cohort": history.cohort,
+        "abandoned": history.abandoned_rounds,
+        "secure_aggregation": strategy.protection,
         "test_people": int(record[names.PEOPLE_KEY]),
         "test_metrics": EvaluationSums.from_record(record, names.TEST).metrics(threshold),
     }
     with atomic_path(job.output / RESULT_FILE) as path:
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _record_finished(
+    job: Job,
+    history: History,
+    number: int,
+    started: float,
+    arrays: ArrayRecord,
+    record: dict[str, Any],
+    participants: tuple[str, ...],
+) -> None:
+    """Enter a finished round and write its model; the reply's evaluation belongs to the round before."""
+    parameters = from_array_record(arrays)
+    history.evaluated(EvaluationSums.from_record(record, names.VALIDATION))
+    history.finish(
+        number,
+        seconds=time.monotonic() - started,
+        participants=participants,
+        people=int(record[names.PEOPLE_KEY]),
+        train_loss=record[names.TRAIN_LOSS_KEY] / record[names.PEOPLE_KEY],
+        model_sha256=sha256_of(parameters, job.card),
+    )
+    with atomic_path(job.output / MODEL_FILE) as path:
+        path.write_bytes(to_bytes(parameters, job.card))
+    _write_rounds(job, history)
+    job.on_round(history.rows[-1])
+
+
+def _record_abandoned(
+    job: Job, history: History, number: int, started: float, arrays: ArrayRecord, abandoned: RoundAbandoned
+) -> None:
+    """Enter an abandoned round. Raises RunError when it was one too many."""
+    history.abandon(
+        number,
+        seconds=time.monotonic() - started,
+        sites=abandoned.sites,
+        model_sha256=sha256_of(from_array_record(arrays), job.card),
+        reason=abandoned.what,
+    )
+    _write_rounds(job, history)
+    job.on_round(history.rows[-1])
+    in_a_row = history.abandoned_in_a_row
+    if number == job.settings.federated.rounds and in_a_row == number:
+        stopped = "no round was finished, the last was abandoned because"
+    elif in_a_row >= job.settings.federated.max_abandoned:
+        several = f"{in_a_row} rounds in a row were abandoned, the last because"
+        stopped = several if in_a_row > 1 else "a round was abandoned because"
+    else:
+        return
+    raise RunError(f"{stopped} {abandoned.what}", where=f"round {number}", remedy=abandoned.remedy) from abandoned
+
+
+def _await_quorum(grid: Grid, job: Job, *, where: str) -> None:
+    """Wait until enough sites are there: Flower's own sampling waits without end when none is."""
+    quorum = job.settings.quorum
+    if len(list(grid.get_node_ids())) >= quorum:
+        return
+    timeout = job.settings.federated.wait_timeout
+    try:
+        wait_for_sites(grid, job.sites, at_least=quorum, timeout=timeout, cancelled=job.cancelled)
+    except TooFewSites as error:
+        raise RoundAbandoned(error.what, where=where, remedy=error.remedy) from error
 
 
 def _config_of(job: Job) -> ConfigRecord:
@@ -147,8 +220,6 @@ def _numbers(metrics: MetricRecord | None) -> dict[str, Any]:
     return dict(metrics) if metrics is not None else {}
 
 
-def _write(job: Job, history: History, model: bytes) -> None:
-    with atomic_path(job.output / MODEL_FILE) as path:
-        path.write_bytes(model)
+def _write_rounds(job: Job, history: History) -> None:
     with atomic_path(job.output / ROUNDS_FILE) as path:
-        pd.DataFrame(history.rows).to_csv(path, index=False)
+        history.to_frame().to_csv(path, index=False)

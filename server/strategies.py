@@ -1,6 +1,7 @@
 """The aggregation a run uses: Flower's own strategies, wrapped one concern at a time.
 
-    Quorum(FixedOrder(FedAvg(...)))
+    Quorum(FixedOrder(FedAvg(...)))                  in a plain run
+    SecureAggregation(FixedOrder(FedAvg(...)))       where sites' answers are summed under masks
 
 A wrapper hands everything on to what it wraps, whatever that is, and adds its one duty.
 """
@@ -8,20 +9,27 @@ A wrapper hands everything on to what it wraps, whatever that is, and adds its o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, cast
+from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg, Strategy
 
 from common import messages as names
-from common.errors import RunError
-from common.settings import FederatedSettings
-from server.exchange import refusal_of, site_of
+from common.errors import InputError, RunError
+from common.settings import Settings
+from privacy.roster import Roster
+from server.abandoned import RoundAbandoned
+from server.exchange import site_of, sort_replies
+from server.secure_aggregation import Ask, SecureAggregation
+from server.secure_set_up import SetUps
+from server.wrapper import Wrapper
 
 
-def build_strategy(settings: FederatedSettings, sites: Collection[str]) -> Strategy:
-    """The strategy that `federated.aggregator` names, with a quorum and a fixed order of sites."""
+def build_strategy(settings: Settings, sites: Collection[str], roster: Roster | None, ask: Ask) -> Wrapper:
+    """The strategy that `federated.aggregator` names, with the wrappers that the settings ask for.
+
+    Raises InputError when secure aggregation is asked for and there is no roster to check keys with.
+    """
     common: dict[str, Any] = {
         "fraction_train": 1.0,
         "fraction_evaluate": 1.0,
@@ -36,13 +44,21 @@ def build_strategy(settings: FederatedSettings, sites: Collection[str]) -> Strat
         "evaluate_metrics_aggr_fn": sum_metrics,
     }
     inner: Strategy
-    if settings.aggregator == "trimmed_mean":
-        inner = FedTrimmedAvg(**common, beta=settings.trim)
-    elif settings.aggregator == "coordinate_median":
+    if settings.federated.aggregator == "trimmed_mean":
+        inner = FedTrimmedAvg(**common, beta=settings.federated.trim)
+    elif settings.federated.aggregator == "coordinate_median":
         inner = FedMedian(**common)
     else:
         inner = FedAvg(**common)
-    return Quorum(FixedOrder(inner), sites, settings.quorum)
+    if not settings.privacy.secure_aggregation:
+        return Quorum(FixedOrder(inner), sites, settings.quorum)
+    if roster is None:
+        raise InputError(
+            "the coordinator has no roster to check the sites' keys with",
+            where="secure aggregation",
+            remedy="give the run the federation's roster, or switch privacy.secure_agg off",
+        )
+    return SecureAggregation(FixedOrder(inner), SetUps(settings, roster), ask)
 
 
 def sum_metrics(contents: list[RecordDict], _weight_key: str) -> MetricRecord:
@@ -56,39 +72,6 @@ def sum_metrics(contents: list[RecordDict], _weight_key: str) -> MetricRecord:
             else:
                 total[key] = total.get(key, 0) + value
     return MetricRecord(total)
-
-
-class Wrapper(Strategy):
-    """A strategy that hands everything on to an inner one."""
-
-    def __init__(self, inner: Strategy) -> None:
-        self.inner = inner
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Hand on."""
-        return self.inner.configure_train(server_round, arrays, config, grid)
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Hand on."""
-        return self.inner.aggregate_train(server_round, replies)
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Hand on."""
-        return self.inner.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Hand on."""
-        return self.inner.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        """Hand on."""
-        self.inner.summary()
 
 
 class FixedOrder(Wrapper):
@@ -110,16 +93,22 @@ class FixedOrder(Wrapper):
 
 
 class Quorum(Wrapper):
-    """Hands on the replies of sites that took part, and stops the run when they are too few, saying why each is not.
+    """Hands on the replies of sites that took part, and gives the round up when they are too few, saying who and why.
 
-    Raises RunError when fewer than `quorum` took part, or when two replies bear one site's name: one institution
-    must not count twice.
+    Raises RoundAbandoned when fewer than `quorum` took part, and RunError when two replies bear one site's name: one
+    institution must not count twice.
     """
 
     def __init__(self, inner: Strategy, sites: Collection[str], quorum: int) -> None:
         super().__init__(inner)
         self.sites = frozenset(sites)
         self.quorum = quorum
+        self._participants: tuple[str, ...] = ()
+
+    @property
+    def participants(self) -> tuple[str, ...]:
+        """Names of the sites that replied with a result to what was aggregated last, in order."""
+        return self._participants
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -132,32 +121,26 @@ class Quorum(Wrapper):
         return self.inner.aggregate_evaluate(server_round, self._taking_part(server_round, replies))
 
     def _taking_part(self, server_round: int, replies: Iterable[Message]) -> list[Message]:
+        self._participants = ()
         valid: dict[str, Message] = {}
-        reasons: list[str] = []
-        for reply in replies:
-            if reply.has_error():
-                reasons.append(f"a site failed ({_first_line(reply.error.reason)})")
-            elif (refusal := refusal_of(reply)) is not None:
-                reasons.append(f"{site_of(reply)} refused ({refusal.rstrip('.')})")
-            elif site_of(reply) in valid:
+        results, reasons = sort_replies(replies)
+        for reply in results:
+            if site_of(reply) in valid:
                 raise RunError(
                     f"two nodes call themselves {site_of(reply)}",
                     where=f"round {server_round}",
                     remedy="give every site its own name and its own table",
                 )
-            else:
-                valid[site_of(reply)] = reply
+            valid[site_of(reply)] = reply
         if len(valid) < self.quorum:
             silent = sorted(self.sites - set(valid))
             because = "; ".join([*sorted(reasons), f"without a result: {', '.join(silent)}"])
-            raise RunError(
+            raise RoundAbandoned(
                 f"only {len(valid)} of {len(self.sites)} sites took part and at least {self.quorum} are needed; "
                 f"{because}",
                 where=f"round {server_round}",
                 remedy="mend or restart those sites and run again",
+                sites=len(valid),
             )
+        self._participants = tuple(sorted(valid))
         return list(valid.values())
-
-
-def _first_line(reason: str | None) -> str:
-    return cast(str, reason or "no reason given").strip().splitlines()[-1].strip()

@@ -59,7 +59,7 @@ class Comune:
     longitude: float
 
 
-class AmbiguousPlace(InputError):  # noqa: N818
+class AmbiguousPlace(InputError):
     """Several comuni answer to the name; `choices` are ways of writing each so that it is found."""
 
     choices: tuple[str, ...] = ()

@@ -225,16 +225,15 @@ def test_an_ambiguous_ending_is_refused_and_every_key_it_could_be_is_named():
 @hypothesis_settings(max_examples=200, deadline=None)
 @given(st.integers(0, 40), st.integers(0, 20))
 def test_a_count_is_a_threshold_exactly_above_half_of_the_cohort_and_within_it(needed, total):
-    text = f"{needed}-of-{total}"
+    text, of_any_cohort = f"{needed}-of-{total}", "secure_agg.enabled=false"
     if total / 2 < needed <= total:
-        assert load(f"secure_agg.threshold={text}").privacy.secure_agg.threshold == text
+        assert load(f"secure_agg.threshold={text}", of_any_cohort).privacy.secure_agg.threshold == text
     else:
-        advised = re.findall(
-            r"'(\d+-of-\d+|\d+%)'", str(refused(f"secure_agg.threshold={text}")).replace(f"'{text}'", "")
-        )
+        error = refused(f"secure_agg.threshold={text}", of_any_cohort)
+        advised = re.findall(r"'(\d+-of-\d+|\d+%)'", str(error).replace(f"'{text}'", ""))
         assert advised
         for possible in advised:
-            assert load(f"secure_agg.threshold={possible}").privacy.secure_agg.threshold == possible
+            assert load(f"secure_agg.threshold={possible}", of_any_cohort).privacy.secure_agg.threshold == possible
 
 
 @given(st.integers(0, 200))
@@ -260,13 +259,107 @@ def test_an_aggregator_that_does_not_exist_is_refused_with_those_that_do():
         assert name in error.remedy
 
 
-@pytest.mark.parametrize("aggregator", ["trimmed_mean", "coordinate_median"])
-def test_an_aggregator_that_must_see_single_updates_is_refused_beside_secure_aggregation(aggregator):
+def offices(count):
+    """The settings of so many offices."""
+    return f"offices={{{', '.join(f'CPI_{number}: {{comuni: [Town{number}]}}' for number in range(count))}}}"
+
+
+ROBUST = ["trimmed_mean", "coordinate_median"]
+OFF = ["privacy.enabled=false", "privacy.secure_agg.enabled=false"]
+
+
+@pytest.mark.parametrize("aggregator", ROBUST)
+def test_an_aggregator_that_must_see_single_updates_is_refused_beside_full_secure_aggregation(aggregator):
     error = refused(f"federated.aggregator={aggregator}")
-    assert aggregator in error.what
-    assert "secure aggregation" in error.what
-    assert "needs each site's own update" in error.what
-    assert load(f"federated.aggregator={aggregator}", "privacy.enabled=false").federated.aggregator == aggregator
+    assert str(error).endswith(
+        f"{aggregator} needs each site's update; full secure aggregation hides them: set privacy.secure_agg.groups."
+    )
+    for off in OFF:
+        assert load(f"federated.aggregator={aggregator}", off).federated.aggregator == aggregator
+
+
+@pytest.mark.parametrize("aggregator", ROBUST)
+def test_an_aggregator_that_must_see_single_updates_may_see_those_of_groups(aggregator):
+    ask = (f"federated.aggregator={aggregator}", "secure_agg.groups=5", "secure_agg.threshold=60%")
+    assert load(*ask, offices(15)).privacy.secure_agg.groups == 5
+    error = refused(*ask, offices(14))
+    assert "needs 15 offices, at least 3 in each group, and there are 14" in error.what
+    assert load(*ask, offices(14), "privacy.enabled=false")
+
+
+def test_groups_beside_an_average_of_all_are_refused_because_they_reveal_sums_for_nothing():
+    error = refused("secure_agg.groups=2", "secure_agg.threshold=60%", offices(6))
+    assert "fedavg needs only the sum of all" in error.what
+    assert "to 0" in error.remedy
+
+
+def test_a_single_group_and_fewer_than_none_are_refused():
+    assert "whole cohort" in refused("secure_agg.groups=1", "privacy.enabled=false").what
+    assert "groups" in refused("secure_agg.groups=-1").where
+
+
+@pytest.mark.parametrize(
+    ("trim", "groups", "fits"), [(0.2, 5, True), (0.2, 4, False), (0.34, 3, True), (0.33, 3, False), (0.49, 3, True)]
+)
+def test_a_trimmed_mean_of_groups_has_enough_of_them_to_trim_one(trim, groups, fits):
+    ask = (f"federated.trim={trim}", f"secure_agg.groups={groups}", "secure_agg.threshold=60%", offices(15))
+    if fits:
+        assert load("federated.aggregator=trimmed_mean", *ask)
+    else:
+        assert f"needs {groups + 1} groups" in refused("federated.aggregator=trimmed_mean", *ask).what
+        assert load("federated.aggregator=coordinate_median", *ask)
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12))
+def test_a_count_of_another_cohort_is_a_threshold_exactly_above_half_of_the_offices_and_within_them(
+    needed, total, count
+):
+    if not total / 2 < needed <= total:
+        return
+    text = f"secure_agg.threshold={needed}-of-{total}"
+    if total == count or count / 2 < needed <= count:
+        assert load(text, offices(count))
+    else:
+        error = refused(text, offices(count))
+        assert f"'{needed}-of-{total}'" in error.what
+        assert "'60%'" in error.remedy
+        assert ("needs" if needed > count else "not above half") in error.what
+        assert load("secure_agg.threshold=60%", offices(count))
+        assert all(load(text, offices(count), off) for off in OFF)
+
+
+def test_a_sum_of_two_is_refused_beside_secure_aggregation_because_each_would_see_the_other():
+    error = refused("federated.min_clients=2")
+    assert "a sum of two shows each" in error.what
+    assert "3" in error.remedy
+    for off in OFF:
+        assert load("federated.min_clients=2", off).federated.min_clients == 2
+
+
+def test_one_key_switches_both_protections_off_and_each_has_one_of_its_own():
+    for both, dp, secure in itertools.product([False, True], repeat=3):
+        given_so = (f"privacy.enabled={both}", f"dp.enabled={dp}", f"secure_agg.enabled={secure}")
+        privacy = load(*given_so).privacy
+        assert privacy.differential_privacy is (both and dp)
+        assert privacy.secure_aggregation is (both and secure)
+
+
+def test_the_quorum_is_min_clients_and_for_a_trimmed_mean_of_sites_enough_to_trim_one():
+    plain = "privacy.enabled=false"
+    assert load().quorum == 3
+    assert load(plain, "federated.aggregator=trimmed_mean").quorum == 5
+    assert load(plain, "federated.aggregator=trimmed_mean", "federated.trim=0.4").quorum == 3
+    assert load(plain, "federated.aggregator=coordinate_median", "federated.min_clients=2").quorum == 2
+    grouped = ("secure_agg.groups=5", "secure_agg.threshold=60%", offices(15))
+    assert load("federated.aggregator=trimmed_mean", *grouped).quorum == 3
+    load().require_quorum(3)
+    with pytest.raises(InputError, match="min_clients 3 needs 3 sites, and there are 2"):
+        load().require_quorum(2)
+    with pytest.raises(
+        InputError, match=r"min_clients 3 and a trimmed mean with trim 0\.2 needs 5 sites, and there are 4"
+    ):
+        load(plain, "federated.aggregator=trimmed_mean").require_quorum(4)
 
 
 @pytest.mark.parametrize(
@@ -278,6 +371,9 @@ def test_an_aggregator_that_must_see_single_updates_is_refused_beside_secure_agg
         "privacy.dp.epsilon",
         "privacy.dp.delta",
         "privacy.dp.max_grad_norm",
+        "privacy.secure_agg.colluders",
+        "privacy.secure_agg.dropouts",
+        "privacy.secure_agg.value_bound",
         "data.validation_share",
     ],
 )
@@ -303,6 +399,16 @@ def test_a_number_that_is_not_finite_is_refused(key, value):
         "privacy.dp.accountant=moments",
         "privacy.enabled=perhaps",
         "privacy.secure_agg.scheme=none",
+        "privacy.secure_agg.setup_rounds=0",
+        "privacy.secure_agg.colluders=0.5",
+        "privacy.secure_agg.colluders=-0.1",
+        "privacy.secure_agg.dropouts=0.5",
+        "privacy.secure_agg.max_people=0",
+        "privacy.secure_agg.max_people=16777217",
+        "privacy.secure_agg.value_bound=0",
+        "privacy.secure_agg.rounding=up",
+        "privacy.secure_agg.malicious_coordinator=perhaps",
+        "federated.max_abandoned=0",
         "anchoring.backend=chain",
         "training.hidden=[0]",
         "training.hidden=32",
@@ -398,6 +504,7 @@ def test_settings_do_not_change_once_they_are_loaded():
 
 
 def test_offices_of_a_file_stand_for_themselves(tmp_path):
-    found = load(file=write(tmp_path, "offices:\n  CPI_Rovigo: {provinces: [RO], comuni: [Cavarzere]}\n"))
+    text = "offices:\n  CPI_Rovigo: {provinces: [RO], comuni: [Cavarzere]}\nprivacy: {enabled: false}\n"
+    found = load(file=write(tmp_path, text))
     assert list(found.offices) == ["CPI_Rovigo"]
     assert found.offices["CPI_Rovigo"].comuni == ("Cavarzere",)

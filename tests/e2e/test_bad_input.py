@@ -97,11 +97,15 @@ def test_a_file_in_latin_1_is_told_how_to_become_utf_8(djms: Djms, raw: Path, tm
         (("--set", "federated.round=5"), ("federated.round", "federated.rounds")),
         (("--secure_agg.threshold", "6-of-5"), ("6-of-5", "5-of-5")),
         (("--aggregator", "mean_of_means"), ("mean_of_means", "trimmed_mean")),
-        (("--aggregator", "coordinate_median", "--privacy.enabled", "true"), ("secure aggregation", "hides")),
-        (("--dp.epsilon", "0.5"), ("differential privacy", "not part of this version")),
-        (("--secure_agg.threshold", "3-of-5"), ("secure aggregation", "not part of this version")),
+        (("--aggregator", "coordinate_median"), ("secure aggregation", "hides")),
+        (("--secure_agg.groups", "2"), ("groups", "fedavg")),
+        (("--dp.epsilon", "0.5"), ("differential privacy", "not part of this version", "--privacy.dp.enabled false")),
+        (("--dp.enabled", "true"), ("differential privacy", "not part of this version", "--privacy.dp.enabled false")),
         (("--anchoring.anchor_every_n", "2"), ("anchoring", "not part of this version")),
-        (("--aggregator", "trimmed_mean", "--federated.trim", "0.1"), ("trim 0.1", "needs 10 sites")),
+        (
+            ("--privacy.enabled", "false", "--aggregator", "trimmed_mean", "--federated.trim", "0.1"),
+            ("trim 0.1", "needs 10 sites"),
+        ),
         (("--federated.min_clients", "6"), ("needs 6 sites", "there are 5")),
         (
             ("--set", "offices={CPI_Trento: {provinces: [TN]}, CPI_Bolzano: {provinces: [BZ]}, A: {provinces: [VR]}}"),
@@ -140,7 +144,8 @@ def test_a_site_with_one_class_only_is_refused_by_file(djms: Djms, small_federat
 
 
 def test_an_office_nobody_belongs_to_is_refused(djms: Djms, raw: Path, tmp_path: Path) -> None:
-    done = djms("demo", "--raw", raw, "--out", tmp_path / "run", "--set", "offices.CPI_Trento={provinces: [TN]}")
+    flags = ("--set", "offices.CPI_Trento={provinces: [TN]}", "--secure_agg.threshold", "60%")
+    done = djms("demo", "--raw", raw, "--out", tmp_path / "run", *flags)
     refused_cleanly(done, tmp_path, "CPI_Trento", "no people")
 
 
@@ -155,7 +160,7 @@ def test_outcomes_of_people_nobody_knows_are_refused_without_naming_them(djms: D
 def test_the_environment_may_not_ask_for_a_protection_that_is_not_there(
     djms: Djms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DJMS_PRIVACY__ENABLED", "true")
+    monkeypatch.setenv("DJMS_PRIVACY__DP__ENABLED", "true")
     refused_cleanly(djms("demo", "--quick", "--out", tmp_path / "run"), tmp_path, "not part of this version")
 
 
@@ -174,9 +179,9 @@ def test_a_section_of_the_settings_whose_keys_are_all_commented_out_is_an_empty_
 
 
 def test_a_key_of_the_settings_may_be_written_with_dashes(djms: Djms) -> None:
-    shown = djms("config", "show", "--json", "--pairs-per-candidate", "all", "--federated.min-clients", "2")
+    shown = djms("config", "show", "--json", "--pairs-per-candidate", "all", "--federated.min-clients", "4")
     assert shown.data["data"]["pairs_per_candidate"] == "all"
-    assert shown.data["federated"]["min_clients"] == 2
+    assert shown.data["federated"]["min_clients"] == 4
 
 
 def test_a_folder_of_somebody_elses_files_is_not_written_into(djms: Djms, tmp_path: Path) -> None:

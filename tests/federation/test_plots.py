@@ -28,6 +28,15 @@ def rounds(count, **columns):
     return pd.DataFrame({**table, **columns})
 
 
+def abandoned(*numbers, of):
+    """The table of a run that abandoned these rounds, whose rows then hold no metric."""
+    table = rounds(of, status="finished", reason="")
+    chosen = table["round"].isin(numbers)
+    table.loc[chosen, ["roc_auc", "log_loss"]] = np.nan
+    table.loc[chosen, ["status", "reason"]] = ["abandoned", "only 1 of 5 sites took part"]
+    return table
+
+
 def size_of(path):
     with Image.open(path) as image:
         assert image.format == "PNG"
@@ -46,13 +55,45 @@ def size_of(path):
         (rounds(3, log_loss=[None, None, None]), BASELINES),
         (rounds(3, roc_auc=[0.6, None, float("nan")]), BASELINES),
         (rounds(3, roc_auc=0.5, log_loss=0.7), {}),
+        (abandoned(1, 4, 7, 8, 10, of=10), BASELINES),
+        (abandoned(*range(1, 100, 2), of=100), BASELINES),
+        (abandoned(1, 2, 3, of=3), {}),
     ],
-    ids=["usual", "one_round", "no_round", "no_baseline_applies", "no_log_loss", "gaps", "constant"],
+    ids=[
+        *("usual", "one_round", "no_round", "no_baseline_applies", "no_log_loss", "gaps", "constant"),
+        *("abandoned", "many_abandoned", "all_abandoned"),
+    ],
 )
 def test_progress_is_drawn(tmp_path, table, baselines):
     path = tmp_path / "progress.png"
     plot_progress(table, baselines, path, note="Synthetic data.")
     assert size_of(path) == (1500, 990)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "count", "key"),
+    [
+        ((), 4, "round"),
+        ((2,), 4, "round      ×  abandoned, the model stayed as it was: 2"),
+        ((1, 3, 4, 5, 9, 10), 10, "round      ×  abandoned, the model stayed as it was: 1, 3–5, 9–10"),
+        (range(1, 100, 2), 100, "round      ×  abandoned, the model stayed as it was: 50 rounds"),
+    ],
+)
+def test_abandoned_rounds_are_marked_and_named_and_the_line_does_not_cross_them(
+    tmp_path, monkeypatch, numbers, count, key
+):
+    kept = []
+    monkeypatch.setattr(plots, "_write", lambda figure, title, *rest: kept.append((figure, title)))
+    plot_progress(abandoned(*numbers, of=count), {}, tmp_path / "progress.png")
+    figure, title = kept[0]
+    assert figure.axes[-1].get_xlabel() == key
+    assert (f"{count - len(numbers)} of {count} rounds" in title) == bool(numbers)
+    for axis in figure.axes:
+        line, *marks = axis.get_lines()
+        assert [int(mark.get_xdata()[0]) for mark in marks] == list(numbers)
+        assert np.isnan(line.get_ydata()).sum() == len(numbers)
+        low, high = axis.get_xlim()
+        assert all(low < number < high for number in numbers)
 
 
 def test_comparison_is_drawn_with_every_baseline_and_with_none_that_applies(tmp_path):

@@ -1,0 +1,184 @@
+"""The site's side of secure aggregation on Flower: a mod around training and evaluation, and answers to four queries.
+
+The protocol is `privacy.secure_aggregation.site`; here its messages are taken out of Flower's and put into them. The
+session lives in `context.state`. A site that has keys sends nothing unmasked: a message that asks for it is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
+
+from client.keys import SiteKeys, read_site_keys
+from client.replies import answered
+from common import messages as names
+from common import secure_vector as vector
+from common.errors import InputError, RunError
+from privacy.secure_aggregation.errors import PastRound, UnknownSetUp
+from privacy.secure_aggregation.site import SiteSession
+from privacy.secure_aggregation.terms import Terms
+
+KEYS_KEY = "site-keys"
+_STATE = "secure-aggregation"
+_SESSION = "session"
+
+KeysOf = Callable[[Context], SiteKeys | None]
+
+
+def keys_from_node_config(context: Context) -> SiteKeys | None:
+    """The keys in the folder that the node's configuration names, or None where it names none."""
+    folder = context.node_config.get(KEYS_KEY)
+    return None if folder is None else read_site_keys(Path(str(folder)))
+
+
+class SecureSite:
+    """What a ClientApp needs to take part: `mod` around its handlers, and `register` for the protocol's own queries."""
+
+    def __init__(self, keys_of: KeysOf, name_of: Callable[[Context], str]) -> None:
+        self._keys_of = keys_of
+        self._name_of = name_of
+
+    def register(self, app: ClientApp) -> None:
+        """Answer the protocol's queries."""
+        for message_type, step in (
+            (names.ADVERTISE, self._advertise),
+            (names.SHARE, self._share),
+            (names.ATTEST, self._attest),
+            (names.UNMASK, self._unmask),
+        ):
+            app.query(message_type.partition(".")[2])(self._answer(step))
+
+    def mod(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """Let the app answer, and send its answer under masks."""
+
+        def masked() -> Message:
+            keys = self._keys_of(context)
+            asked = names.SECURE in message.content
+            if keys is None and not asked:
+                return call_next(message, context)
+            if keys is None:
+                raise _no_keys()
+            if not asked:
+                raise InputError(
+                    "the coordinator asks for an answer without secure aggregation, and this site gives none",
+                    where="site",
+                    remedy="switch privacy.secure_agg on",
+                )
+            return self._masked(message, context, keys, call_next)
+
+        return answered(message, self._name_of(context), masked)
+
+    def _masked(self, message: Message, context: Context, keys: SiteKeys, call_next: ClientAppCallable) -> Message:
+        secure = cast(ConfigRecord, message.content[names.SECURE])
+        slot = int(cast(int, secure[names.SLOT_KEY]))
+        session = _session(context)
+        if names.BEGIN_KEY in secure:
+            session.begin(cast(bytes, secure[names.BEGIN_KEY]))
+        kind = _kind_of(message, slot)
+        if slot <= session.last_slot:
+            raise PastRound(f"slot {slot} is over at this site", remedy="go on with the next round")
+        arrays = message.content.array_records[names.ARRAYS]
+        topic = vector.topic_of(arrays, cast(ConfigRecord, message.content[names.CONFIG]))
+        reply = call_next(message, context)
+        if reply.has_error() or names.METRICS not in reply.content:
+            return reply
+        _require_own_table(reply, keys)
+        metrics = reply.content.metric_records[names.METRICS]
+        values: dict[str, np.ndarray] = {vector.SUMS: vector.flatten_metrics(metrics)}
+        weights: dict[str, float] = {}
+        if kind == vector.TRAIN:
+            values[vector.UPDATE] = vector.update_of(reply.content.array_records[names.ARRAYS], arrays)
+            weights[vector.UPDATE] = float(cast(float, metrics[names.PEOPLE_KEY]))
+        rng = _rounding_generator(message, slot, keys.identity.name)
+        payload = session.mask(slot, kind, topic, vector.shapes_digest(arrays), values, weights=weights, rng=rng)
+        _remember(context, session)
+        content = RecordDict({names.SITE: reply.content[names.SITE]})
+        content[names.SECURE] = ConfigRecord({names.PAYLOAD_KEY: payload})
+        return Message(content, reply_to=message)
+
+    def _answer(
+        self, step: Callable[[bytes, Context, SiteKeys], tuple[SiteSession, bytes]]
+    ) -> Callable[[Message, Context], Message]:
+        def handle(message: Message, context: Context) -> Message:
+            def reply() -> Message:
+                keys = self._keys_of(context)
+                if keys is None:
+                    raise _no_keys()
+                payload = cast(bytes, cast(ConfigRecord, message.content[names.SECURE])[names.PAYLOAD_KEY])
+                session, answer = step(payload, context, keys)
+                _remember(context, session)
+                record = ConfigRecord({names.NAME_KEY: keys.identity.name})
+                content = RecordDict({names.SITE: record, names.SECURE: ConfigRecord({names.PAYLOAD_KEY: answer})})
+                return Message(content, reply_to=message)
+
+            return answered(message, self._name_of(context), reply)
+
+        return handle
+
+    def _advertise(self, payload: bytes, context: Context, keys: SiteKeys) -> tuple[SiteSession, bytes]:
+        last = _session(context).last_slot if _STATE in context.state else 0
+        return SiteSession.advertise(keys.identity, Terms.from_bytes(payload), keys.limits, last_slot=last)
+
+    def _share(self, payload: bytes, context: Context, keys: SiteKeys) -> tuple[SiteSession, bytes]:
+        session = _session(context)
+        return session, session.share(payload, keys.roster)
+
+    def _attest(self, payload: bytes, context: Context, keys: SiteKeys) -> tuple[SiteSession, bytes]:
+        session = _session(context)
+        return session, session.attest(payload, keys.identity)
+
+    def _unmask(self, payload: bytes, context: Context, keys: SiteKeys) -> tuple[SiteSession, bytes]:
+        session = _session(context)
+        return session, session.unmask(payload, keys.roster)
+
+
+def _kind_of(message: Message, slot: int) -> str:
+    """Whether it is training or evaluation. A round is trained in its own slot, so that it is never trained twice."""
+    kind = message.metadata.message_type.partition(".")[0]
+    config = cast(ConfigRecord, message.content[names.CONFIG])
+    if kind == vector.TRAIN and int(cast(int, config[names.ROUND_KEY])) != slot:
+        raise PastRound(
+            f"round {config[names.ROUND_KEY]} is to be trained in slot {slot}", remedy="number slots as rounds"
+        )
+    return kind
+
+
+def _rounding_generator(message: Message, slot: int, site: str) -> np.random.Generator:
+    """Chance for stochastic rounding, from the run's seed like all of training: what it decides is under the masks."""
+    seed = int(cast(int, cast(ConfigRecord, message.content[names.CONFIG]).get(names.SEED_KEY, 0)))
+    return np.random.default_rng([seed, slot, int.from_bytes(hashlib.sha256(site.encode()).digest()[:8], "big")])
+
+
+def _require_own_table(reply: Message, keys: SiteKeys) -> None:
+    name = cast(ConfigRecord, reply.content[names.SITE])[names.NAME_KEY]
+    if name != keys.identity.name:
+        raise InputError(
+            f"the table is that of {name} and the keys are those of {keys.identity.name}",
+            where="site",
+            remedy="give the site its own table",
+        )
+
+
+def _session(context: Context) -> SiteSession:
+    if _STATE not in context.state:
+        raise UnknownSetUp("this site has no set-up in this run", where="site", remedy="make a new set-up")
+    return SiteSession.from_bytes(cast(bytes, cast(ConfigRecord, context.state[_STATE])[_SESSION]))
+
+
+def _remember(context: Context, session: SiteSession) -> None:
+    context.state[_STATE] = ConfigRecord({_SESSION: session.to_bytes()})
+
+
+def _no_keys() -> RunError:
+    return RunError(
+        "the coordinator asks for secure aggregation and this site has no keys",
+        where="site",
+        remedy=f"set the site up, and name its folder as '{KEYS_KEY}' in the node's configuration",
+    )

@@ -1,0 +1,81 @@
+"""Which settings cannot stand together, each refusal with its reason.
+
+Every message is "what; remedy", as `common.settings_loading` splits it. Rules about one key stand with that key.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from common.settings import Settings
+
+SMALLEST_GROUP = 3
+"""Sites in one secure sum: a sum of two shows each of them the other's update."""
+
+
+def units_to_trim(trim: float) -> int:
+    """How many updates a trimmed mean needs for its share `trim` at either end to be one of them or more."""
+    return math.ceil(1 / trim)
+
+
+def refuse_what_does_not_fit(settings: Settings) -> None:
+    """Raise ValueError for the first combination that secure aggregation makes impossible."""
+    if not settings.privacy.secure_aggregation:
+        return
+    _refuse_pairs(settings)
+    _refuse_groups(settings)
+    _refuse_threshold(settings)
+
+
+def _refuse_pairs(settings: Settings) -> None:
+    least = settings.federated.min_clients
+    if least < SMALLEST_GROUP:
+        raise ValueError(
+            f"federated.min_clients {least} lets secure aggregation sum {least} sites, and a sum of two shows each of "
+            f"them the other's update; set federated.min_clients to {SMALLEST_GROUP} or more"
+        )
+
+
+def _refuse_groups(settings: Settings) -> None:
+    federated, groups, offices = settings.federated, settings.privacy.secure_agg.groups, len(settings.offices)
+    if federated.aggregator == "fedavg":
+        if groups:
+            raise ValueError(
+                "privacy.secure_agg.groups reveals each group's sum, and fedavg needs only the sum of all; set "
+                "privacy.secure_agg.groups to 0"
+            )
+        return
+    if not groups:
+        raise ValueError(
+            f"{federated.aggregator} needs each site's update; full secure aggregation hides them: set "
+            "privacy.secure_agg.groups"
+        )
+    if offices < SMALLEST_GROUP * groups:
+        raise ValueError(
+            f"privacy.secure_agg.groups {groups} needs {SMALLEST_GROUP * groups} offices, at least {SMALLEST_GROUP} in "
+            f"each group, and there are {offices}; add offices, lower privacy.secure_agg.groups, or choose fedavg"
+        )
+    if federated.aggregator == "trimmed_mean" and groups < (needed := units_to_trim(federated.trim)):
+        raise ValueError(
+            f"a trimmed mean with federated.trim {federated.trim:g} needs {needed} groups to cut one off at either "
+            f"end, and privacy.secure_agg.groups is {groups}; raise one of the two"
+        )
+
+
+def _refuse_threshold(settings: Settings) -> None:
+    threshold, offices = settings.privacy.secure_agg.threshold, len(settings.offices)
+    count = settings.privacy.secure_agg.threshold_count
+    if count is None or count[1] == offices:
+        return
+    if count[0] > offices:
+        raise ValueError(
+            f"privacy.secure_agg.threshold {threshold!r} needs {count[0]} sites, and offices names only {offices}; "
+            "write a share of the cohort, e.g. '60%'"
+        )
+    if 2 * count[0] <= offices:
+        raise ValueError(
+            f"privacy.secure_agg.threshold {threshold!r} is not above half of the {offices} offices, so two disjoint "
+            "groups of sites could each reveal a sum; write a share of the cohort, e.g. '60%'"
+        )

@@ -1,0 +1,1 @@
+"""Secure aggregation: sites' vectors are summed and nobody sees one of them."""

@@ -1,0 +1,178 @@
+"""Set-ups of secure aggregation for a run: made when needed, used for many rounds, renewed without stopping the run."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import ArrayRecord, Message
+
+from common import messages as names
+from common import secure_vector as vector
+from common.settings import Settings
+from privacy.roster import Roster
+from privacy.secure_aggregation.coordinator import SetUp
+from privacy.secure_aggregation.errors import CohortTooSmall, ProtocolError
+from privacy.secure_aggregation.terms import PROTOCOL, SegmentTerms, Terms
+from server.exchange import payload_of, payload_question, site_of, sort_replies
+
+Ask = Callable[[list[Message]], list[Message]]
+
+_LOG = logging.getLogger("djms.secure_aggregation")
+
+
+@dataclass
+class Current:
+    """A set-up in use: which site is at which node, and which sites have not been told yet that it began."""
+
+    set_up: SetUp
+    nodes: Mapping[int, str]
+    waiting: set[str] = field(default_factory=set)
+
+    def site_at(self, node: int) -> str | None:
+        """The name of the site at a node, or None when it is not in the cohort."""
+        site = self.nodes.get(node)
+        return site if site in self.set_up.cohort else None
+
+    def begin_for(self, site: str) -> bytes | None:
+        """The shares meant for this site, until it has taken part once."""
+        return self.set_up.begin_for(site) if site in self.waiting else None
+
+
+class SetUps:
+    """The set-ups of one run. `rounds` of them fit into one, or as many as the settings say."""
+
+    def __init__(self, settings: Settings, roster: Roster) -> None:
+        self._settings = settings
+        self._roster = roster
+        self._run = secrets.token_hex(16)
+        self._made = 0
+        self._tried: frozenset[int] = frozenset()
+        self._current: Current | None = None
+        self._last: SetUp | None = None
+
+    def for_slot(self, slot: int, nodes: Collection[int], arrays: ArrayRecord, ask: Ask) -> Current:
+        """The set-up for a slot; a new one where the last is used up, or a node came that has not tried to join it.
+
+        Raises ProtocolError when too few sites take part.
+        """
+        usable = (
+            self._current is not None
+            and self._current.set_up.terms.first_slot <= slot
+            and slot < self._current.set_up.terms.first_slot + self._current.set_up.terms.slots
+            and self._current.set_up.terms.shapes == vector.shapes_digest(arrays)
+            and set(nodes) <= self._tried
+        )
+        if self._current is None or not usable:
+            self._current = None
+            self._current = self._make(slot, nodes, arrays, ask)
+        return self._current
+
+    def begun_at(self, site: str) -> None:
+        """The site has its shares: they need not be sent again."""
+        if self._current is not None:
+            self._current.waiting.discard(site)
+
+    def forgotten_by(self, node: int) -> None:
+        """The site at this node has lost its set-up, as after a restart: the next slot gets a new one."""
+        self._tried -= {node}
+
+    def summary(self, sums: int) -> dict[str, Any] | None:
+        """What protected `sums` sums: the last set-up's numbers, or None where none was ever in use."""
+        if self._last is None or not sums:
+            return None
+        found = self._last.topology.neighbourhood
+        finite = {"insecurity": found.log2_insecurity, "failure": found.log2_incorrectness}
+        return {
+            "sums": sums,
+            "set_ups": self._made,
+            "cohort": list(self._last.cohort),
+            "threshold": found.threshold,
+            "holders": found.neighbours + 1,
+            "malicious_coordinator": self._last.terms.malicious_coordinator,
+            "tolerated_colluders": found.tolerated_colluders,
+            "groups": self._last.terms.groups,
+            # As powers of two; null where the assumed numbers of colluding and vanishing sites cannot do harm at all.
+            **{f"log2_{key}": None if math.isinf(value) else round(value, 1) for key, value in finite.items()},
+        }
+
+    def _make(self, slot: int, nodes: Collection[int], arrays: ArrayRecord, ask: Ask) -> Current:
+        self._made += 1
+        self._tried = frozenset(nodes)
+        terms = self._terms(slot, arrays)
+        set_up = SetUp(terms, self._roster)
+        payload = terms.to_bytes()
+        replies = ask([payload_question(names.ADVERTISE, node, payload) for node in sorted(nodes)])
+        sites: dict[int, str] = {}
+        reasons = []
+        valid, refused = sort_replies(replies)
+        reasons += refused
+        for reply in valid:
+            reasons += _taken(set_up.add_advert, reply, site_of(reply), sites)
+        _or_because(set_up.close_adverts, reasons)
+        questions = [payload_question(names.SHARE, node, set_up.adverts_for(site)) for node, site in sites.items()]
+        valid, refused = sort_replies(ask(questions))
+        reasons += refused
+        for reply in valid:
+            reasons += _taken(set_up.add_shares, reply, sites[reply.metadata.src_node_id], {})
+        _or_because(set_up.close_shares, reasons)
+        self._last = set_up
+        _LOG.info("secure aggregation, set-up %d: %s", self._made, set_up.topology.neighbourhood)
+        return Current(set_up, sites, set(set_up.cohort))
+
+    def _terms(self, slot: int, arrays: ArrayRecord) -> Terms:
+        secure = self._settings.privacy.secure_agg
+        return Terms(
+            protocol=PROTOCOL,
+            run=self._run,
+            set_up=self._made,
+            first_slot=slot,
+            slots=secure.setup_rounds,
+            threshold=secure.threshold,
+            minimum_cohort=self._settings.federated.min_clients,
+            malicious_coordinator=secure.malicious_coordinator,
+            dropout_recovery=secure.dropout_recovery,
+            groups=secure.groups,
+            colluders=secure.colluders,
+            dropouts=secure.dropouts,
+            rounding=secure.rounding,
+            layouts=_layouts(arrays, secure.max_people, secure.value_bound),
+            shapes=vector.shapes_digest(arrays),
+        )
+
+
+def _layouts(arrays: ArrayRecord, max_people: int, value_bound: float) -> dict[str, tuple[SegmentTerms, ...]]:
+    """Parameters' changes, weighed by people, in 32-bit words; sums over people in 64-bit words."""
+    update = SegmentTerms(
+        name=vector.UPDATE, length=vector.size_of(arrays), bound=float(max_people) * value_bound, bits=32
+    )
+
+    def sums(kind: str) -> SegmentTerms:
+        length = int(vector.flatten_metrics(vector.metrics_template(kind)).size)
+        return SegmentTerms(
+            name=vector.SUMS, length=length, bound=float(max_people) * vector.SUM_BOUND_PER_PERSON, bits=64
+        )
+
+    return {vector.TRAIN: (sums(vector.TRAIN), update), vector.EVALUATE: (sums(vector.EVALUATE),)}
+
+
+def _taken(take: Callable[[str, bytes], None], reply: Message, site: str, sites: dict[int, str]) -> list[str]:
+    """Take a reply in and note its node; or say why it was left out."""
+    try:
+        take(site, payload_of(reply))
+    except ProtocolError as error:
+        return [f"{site} was left out ({type(error).__name__}: {error.what})"]
+    sites[reply.metadata.src_node_id] = site
+    return []
+
+
+def _or_because(close: Callable[[], None], reasons: list[str]) -> None:
+    """Close a step; where that fails, say as well what befell the sites that are missing."""
+    try:
+        close()
+    except CohortTooSmall as error:
+        raise CohortTooSmall("; ".join([error.what, *sorted(reasons)]), remedy=error.remedy) from error

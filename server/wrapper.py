@@ -1,0 +1,53 @@
+"""A strategy around another: the shape that every concern of ours takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+
+class Wrapper(Strategy):
+    """A strategy that hands everything on to an inner one."""
+
+    def __init__(self, inner: Strategy) -> None:
+        self.inner = inner
+
+    @property
+    def participants(self) -> tuple[str, ...]:
+        """Names of the sites whose replies the last aggregation used, in order: hand on; empty where nobody knows."""
+        return self.inner.participants if isinstance(self.inner, Wrapper) else ()
+
+    @property
+    def protection(self) -> dict[str, Any] | None:
+        """How the sites' answers were kept from the coordinator, as it was done: hand on; None where they were not."""
+        return self.inner.protection if isinstance(self.inner, Wrapper) else None
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Hand on."""
+        return self.inner.configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Hand on."""
+        return self.inner.aggregate_train(server_round, replies)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Hand on."""
+        return self.inner.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Hand on."""
+        return self.inner.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        """Hand on."""
+        self.inner.summary()
