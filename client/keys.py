@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import InputError
+from common.secure_vector import bounds
+from common.settings import SecureAggregationSettings
 from privacy.roster import Identity, Roster
 from privacy.secure_aggregation.terms import GROUP_MINIMUM, Limits
 
@@ -41,6 +43,8 @@ class SiteFile(BaseModel):
     colluders: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     dropouts: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     groups: bool = False
+    max_people: Annotated[int, Field(ge=1, le=2**24)] = SecureAggregationSettings().max_people
+    value_bound: Annotated[float, Field(gt=0)] = SecureAggregationSettings().value_bound
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def _read(directory: str, _changed: tuple[int, ...]) -> SiteKeys:
         colluders=site.colluders,
         dropouts=site.dropouts,
         groups=site.groups,
+        least_bounds=bounds(site.max_people, site.value_bound),
     )
     return SiteKeys(identity, roster, limits)
 

@@ -31,6 +31,11 @@ SUM_BOUND_PER_PERSON: Final = 64.0
 Metrics = Mapping[str, Any]
 
 
+def bounds(max_people: int, value_bound: float) -> dict[str, float]:
+    """The largest values a site may send: a parameter's change times its people, and a metric's sum over them."""
+    return {UPDATE: max_people * value_bound, SUMS: max_people * SUM_BOUND_PER_PERSON}
+
+
 def metrics_template(kind: str) -> dict[str, Any]:
     """The metrics of a reply of this kind, all zero."""
     empty = EvaluationSums.empty()

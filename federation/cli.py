@@ -121,12 +121,21 @@ def _protections(summary: dict[str, Any]) -> str:
     missing = "no differential privacy and no anchoring: this version does not have them.\n"
     if secure is None:
         return f"Sites' answers were seen by the coordinator one by one, and there was {missing}"
-    checked = ", its list signed by the sites" if secure["malicious_coordinator"] else ""
     holders = f"{secure['threshold']} of {secure['holders']}"
     return (
-        f"Secure aggregation: only sums over sites were seen; {holders} sites unmask a sum{checked}.\n"
+        f"Secure aggregation: only sums over sites were seen; {holders} sites unmask a sum.{_withstands(secure)}\n"
         f"There was {missing}"
     )
+
+
+def _withstands(secure: dict[str, Any]) -> str:
+    """Who may work against the sites without seeing one site's vector; nothing where it is a matter of probabilities."""
+    colluders = secure["tolerated_colluders"]
+    if colluders is None:
+        return ""
+    together = f" together with {colluders} of them" if colluders else " alone"
+    how = "cheats" if secure["malicious_coordinator"] else "is curious"
+    return f" It withstands a coordinator that {how}{together}."
 
 
 def _shown(value: float | None) -> str:

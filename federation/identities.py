@@ -65,6 +65,8 @@ def make_identities(sites: Iterable[str], settings: Settings, directory: Path, *
             "colluders": secure.colluders,
             "dropouts": secure.dropouts,
             "groups": secure.groups > 0,
+            "max_people": secure.max_people,
+            "value_bound": secure.value_bound,
         }
         (folder / SITE_FILE).write_text(yaml.safe_dump(limits, sort_keys=False), encoding="utf-8")
         folders[identity.name] = folder

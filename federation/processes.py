@@ -26,7 +26,9 @@ class Processes:
         self._logs = logs
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"}
-        self._environment.setdefault("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.2")  # Flower's own second is paid a message
+        self._environment.setdefault(
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.2"
+        )  # Flower's own second is paid a message
         # Flower starts its own helpers by name: they must be found beside this interpreter.
         self._environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 

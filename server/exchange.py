@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 
 from common import messages as names
 from common.errors import RunError
+from privacy.secure_aggregation.errors import MalformedMessage
 
 POLL_SECONDS = 0.2
 _IDENTIFY_SECONDS = 30.0
@@ -108,7 +109,7 @@ def refusal_of(reply: Message) -> str | None:
 
 def refusal_kind_of(reply: Message) -> str | None:
     """The name of the error the site refused with, or None."""
-    if reply.has_error():
+    if reply.has_error() or names.SITE not in reply.content:
         return None
     kind = cast(ConfigRecord, reply.content[names.SITE]).get(names.REFUSAL_KIND_KEY)
     return None if kind is None else str(kind)
@@ -122,6 +123,8 @@ def sort_replies(replies: Iterable[Message]) -> tuple[list[Message], list[str]]:
         if reply.has_error():
             last = (reply.error.reason or "no reason given").strip().splitlines()[-1].strip()
             reasons.append(f"a site failed ({last})")
+        elif names.SITE not in reply.content:
+            reasons.append("a site answered without its name")
         elif (refusal := refusal_of(reply)) is not None:
             reasons.append(f"{site_of(reply)} refused ({refusal.rstrip('.')})")
         else:
@@ -136,5 +139,11 @@ def payload_question(message_type: str, node: int, payload: bytes) -> Message:
 
 
 def payload_of(reply: Message) -> bytes:
-    """What a site answered in secure aggregation."""
-    return cast(bytes, cast(ConfigRecord, reply.content[names.SECURE])[names.PAYLOAD_KEY])
+    """What a site answered in secure aggregation. Raises MalformedMessage where it answered something else."""
+    record = reply.content.get(names.SECURE)
+    payload = record.get(names.PAYLOAD_KEY) if isinstance(record, ConfigRecord) else None
+    if not isinstance(payload, bytes):
+        raise MalformedMessage(
+            f"{site_of(reply)} did not answer in secure aggregation", remedy="use the same version of DJMS there"
+        )
+    return payload

@@ -114,6 +114,10 @@ class SecureAggregation(Wrapper):
             if (begin := current.begin_for(site)) is not None:
                 secure[names.BEGIN_KEY] = begin
             questions[site] = _with_secure(message, secure)
+        if not questions:
+            raise RoundAbandoned(
+                "none of the sites that are there takes part in the set-up", where=where, remedy="wait for more sites"
+            )
         asked = next(iter(questions.values()))
         config = cast(ConfigRecord, asked.content[names.CONFIG])
         total = SecureSum(current.set_up, slot, kind, vector.topic_of(arrays, config))

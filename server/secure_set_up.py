@@ -22,6 +22,9 @@ from server.exchange import payload_of, payload_question, site_of, sort_replies
 
 Ask = Callable[[list[Message]], list[Message]]
 
+_SECOND_CHANCE = 5
+"""Sums after which a set-up is renewed for a site that was there and did not get into it."""
+
 _LOG = logging.getLogger("djms.secure_aggregation")
 
 
@@ -66,11 +69,18 @@ class SetUps:
             and slot < self._current.set_up.terms.first_slot + self._current.set_up.terms.slots
             and self._current.set_up.terms.shapes == vector.shapes_digest(arrays)
             and set(nodes) <= self._tried
+            and not self._somebody_waits(slot, nodes)
         )
         if self._current is None or not usable:
             self._current = None
             self._current = self._make(slot, nodes, arrays, ask)
         return self._current
+
+    def _somebody_waits(self, slot: int, nodes: Collection[int]) -> bool:
+        """Whether a site that is there missed the set-up, and enough sums were made to give it another chance."""
+        if self._current is None or slot < self._current.set_up.terms.first_slot + _SECOND_CHANCE:
+            return False
+        return any(self._current.site_at(node) is None for node in nodes)
 
     def begun_at(self, site: str) -> None:
         """The site has its shares: they need not be sent again."""
@@ -147,15 +157,12 @@ class SetUps:
 
 def _layouts(arrays: ArrayRecord, max_people: int, value_bound: float) -> dict[str, tuple[SegmentTerms, ...]]:
     """Parameters' changes, weighed by people, in 32-bit words; sums over people in 64-bit words."""
-    update = SegmentTerms(
-        name=vector.UPDATE, length=vector.size_of(arrays), bound=float(max_people) * value_bound, bits=32
-    )
+    bounds = vector.bounds(max_people, value_bound)
+    update = SegmentTerms(name=vector.UPDATE, length=vector.size_of(arrays), bound=bounds[vector.UPDATE], bits=32)
 
     def sums(kind: str) -> SegmentTerms:
         length = int(vector.flatten_metrics(vector.metrics_template(kind)).size)
-        return SegmentTerms(
-            name=vector.SUMS, length=length, bound=float(max_people) * vector.SUM_BOUND_PER_PERSON, bits=64
-        )
+        return SegmentTerms(name=vector.SUMS, length=length, bound=bounds[vector.SUMS], bits=64)
 
     return {vector.TRAIN: (sums(vector.TRAIN), update), vector.EVALUATE: (sums(vector.EVALUATE),)}
 

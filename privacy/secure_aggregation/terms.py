@@ -6,7 +6,8 @@ cannot even open each other's messages. A site compares the terms with its own l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -91,6 +92,8 @@ class Limits:
     colluders: float = 0.0
     dropouts: float = 0.0
     groups: bool = True
+    least_bounds: Mapping[str, float] = field(default_factory=dict)
+    """By segment: tighter bounds would make a refused vector tell how large its values are."""
 
     def check(self, terms: Terms) -> None:
         """Raise TermsRefused when the terms are weaker than this site allows."""
@@ -101,6 +104,16 @@ class Limits:
             refused.append("no check of the survivors' list, which this site asks for")
         if terms.colluders < self.colluders or terms.dropouts < self.dropouts:
             refused.append("smaller shares of colluding or vanishing sites than this site reckons with")
+        tight = sorted(
+            {
+                part.name
+                for layout in terms.layouts.values()
+                for part in layout
+                if part.bound < self.least_bounds.get(part.name, 0.0)
+            }
+        )
+        if tight:
+            refused.append(f"a tighter bound on {', '.join(tight)} than this site allows")
         if terms.groups and not self.groups:
             refused.append("sums over groups, where this site takes part in sums over everybody only")
         if refused:

@@ -295,11 +295,29 @@ def test_another_model_for_one_site_takes_its_vector_out_of_the_sum_and_it_is_na
     assert strategy.participants == tuple(site for site in SITES if site != odd)
 
 
-def test_too_many_people_or_too_large_a_change_is_refused_at_the_site(identities: Identities) -> None:
-    grid = InProcess(identities.folders)
-    strategy = secured(FedAvg(**COMMON), grid, identities, "privacy.secure_agg.max_people=1")
-    with pytest.raises(RoundAbandoned, match="ValueOutOfRange|beyond"):
+def test_too_large_a_change_is_refused_at_the_site(tmp_path: Path) -> None:
+    narrow = make_identities(SITES, settings_of("privacy.secure_agg.max_people=1"), tmp_path / "keys", federation="one")
+    grid = InProcess(narrow.folders)
+    strategy = secured(FedAvg(**COMMON), grid, narrow, "privacy.secure_agg.max_people=1")
+    with pytest.raises(RoundAbandoned, match=r"CPI_E refused .*beyond"):
         one_round(strategy, grid, 1, start())
+
+
+def test_bounds_by_which_refusals_would_measure_a_site_are_refused(identities: Identities) -> None:
+    grid = InProcess(identities.folders)
+    with pytest.raises(RoundAbandoned, match="a tighter bound on sums, update"):
+        one_round(
+            secured(
+                FedAvg(**COMMON),
+                grid,
+                identities,
+                "privacy.secure_agg.value_bound=0.5",
+                "privacy.secure_agg.max_people=64",
+            ),
+            grid,
+            1,
+            start(),
+        )
 
 
 def test_a_site_unknown_to_the_roster_is_left_out_and_named(tmp_path: Path, identities: Identities) -> None:
