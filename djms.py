@@ -16,11 +16,13 @@ def build() -> typer.Typer:
     from common.config_cli import app as config_app
     from data.cli import app as data_app
     from federation.cli import register as register_federation
+    from federation.privacy_cli import app as privacy_app
 
     app = new_group("DJMS: employment offices train one matching model together without pooling their records.")
     register_federation(app)
     app.add_typer(config_app, name="config")
     app.add_typer(data_app, name="data")
+    app.add_typer(privacy_app, name="privacy")
     return app
 
 

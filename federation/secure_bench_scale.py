@@ -32,7 +32,7 @@ from server.strategies import build_strategy
 
 _DROPPING = 20
 _IN_FLIGHT = 16
-_POLL_SECONDS = 0.02
+_POLL_SECONDS = 0.03
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -75,6 +75,7 @@ class _Round:
     settings: Settings
     length: int
     cancelled: threading.Event = field(default_factory=threading.Event)
+    asked: Counter[int] = field(default_factory=Counter)
     sent: Counter[int] = field(default_factory=Counter)
     received: Counter[int] = field(default_factory=Counter)
     result: np.ndarray | None = None
@@ -101,7 +102,7 @@ class _Round:
         done = time.perf_counter()
         self.result = None if result is None else result["model"].numpy()
         protection = strategy.protection or {}
-        delivered = self._nodes
+        delivered = [node for node, times in self.asked.items() if times == max(self.asked.values())]
         self.figures = {
             "neighbours": protection["holders"] - 1,
             "threshold": protection["threshold"],
@@ -112,21 +113,14 @@ class _Round:
             "bytes_to_site": round(sum(self.received[node] for node in delivered) / len(delivered)),
         }
 
-    @property
-    def _nodes(self) -> list[int]:
-        """Nodes that were asked as often as any: those that delivered."""
-        return [node for node, times in self._asked.items() if times == max(self._asked.values())]
-
-    _asked: Counter[int] = field(default_factory=Counter)
-
     def _ask(self, grid: Grid, messages: Iterable[Message]) -> list[Message]:
-        asked = list(messages)
+        questions = list(messages)
         timeout = self.settings.federated.round_timeout
-        for message in asked:
-            self._asked[message.metadata.dst_node_id] += 1
+        for message in questions:
+            self.asked[message.metadata.dst_node_id] += 1
             self.received[message.metadata.dst_node_id] += _protocol_bytes(message)
         replies = exchange(
-            grid, asked, timeout=timeout, cancelled=self.cancelled, in_flight=_IN_FLIGHT, poll=_POLL_SECONDS
+            grid, questions, timeout=timeout, cancelled=self.cancelled, in_flight=_IN_FLIGHT, poll=_POLL_SECONDS
         )
         for reply in replies:
             self.sent[reply.metadata.src_node_id] += 0 if reply.has_error() else _protocol_bytes(reply)

@@ -1,11 +1,12 @@
 """Sites of the benchmark: secure aggregation as at any site, around training that only makes numbers up.
 
-What a site "learns" are small whole numbers, which the encoding carries without rounding: so the sum under masks must be
-the plain sum to the last bit, and `plain_mean` says what it is.
+What a site "learns" are small whole numbers, which the encoding carries without rounding: so the sum under masks must
+be the plain sum to the last bit, and `plain_mean` says what it is.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -72,7 +73,7 @@ class SyntheticSites(ClientApp):
 
     def __init__(self, folder: str, limits: Limits, dropouts: int) -> None:
         super().__init__()
-        self._made_from = (folder, limits, dropouts)
+        self._made_from = pickle.dumps((folder, limits, dropouts))
         secure = SecureSite(lambda context: _keys(folder, _name_of(context), limits), _name_of)
         secure.register(self)
         self.train(mods=[secure.mod])(_answer(lambda message, site: _trained(message, site, dropouts)))
@@ -80,12 +81,12 @@ class SyntheticSites(ClientApp):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """See the class."""
-        return _once, self._made_from
+        return _once, (self._made_from,)
 
 
 @lru_cache(maxsize=1)
-def _once(folder: str, limits: Limits, dropouts: int) -> SyntheticSites:
-    return SyntheticSites(folder, limits, dropouts)
+def _once(made_from: bytes) -> SyntheticSites:
+    return SyntheticSites(*pickle.loads(made_from))
 
 
 def _site_of(context: Context) -> int:
@@ -96,7 +97,6 @@ def _name_of(context: Context) -> str:
     return f"site-{_site_of(context):04}"
 
 
-@lru_cache(maxsize=1024)
 def _keys(folder: str, name: str, limits: Limits) -> SiteKeys:
     identity = Identity.from_pem(name, (Path(folder) / f"{name}.pem").read_bytes())
     return SiteKeys(identity, _roster(folder), limits)

@@ -54,7 +54,7 @@ def exchange(
         open_ids -= {reply.metadata.reply_to_message_id for reply in arrived}
         if time.monotonic() >= deadline:
             break
-        if open_ids and not (arrived and in_flight):
+        if open_ids:
             _pause(cancelled, poll)
     return replies
 

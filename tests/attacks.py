@@ -5,9 +5,9 @@ through `Cohort.attest` and `Cohort.unmask`, which are the sites' own state mach
 
 `different_lists` is the attack that the consistency check (Bonawitz et al. 2017, section 6.2) is there against. A site
 reveals, of each peer, the share of its self-mask seed or the share of its mask key, as its list says. Shown different
-lists the sites *vote* on every peer, and t votes decide. Each list must name t survivors, the asked site among them; but
-no list need be the outcome of the votes. At 3-of-5, five lists of three survivors and two dropped sites each have ten
-votes for "dropped", and nine are enough to have three sites dropped: what remains is the sum over two.
+lists the sites *vote* on every peer, and t votes decide. Each list must name t survivors, the asked site among them;
+but no list need be the outcome of the votes. At 3-of-5, five lists of three survivors and two dropped sites each have
+ten votes for "dropped", and nine are enough to have three sites dropped: what remains is the sum over two.
 
 `divided_groups` is an attack on the check itself, where it asks too little: see there.
 """
@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from secure_federation import TOPIC, Cohort, listing, request
+from secure_federation import ANYTHING, TOPIC, Cohort, identity_of, listing, request, seeded
 
 from privacy.secure_aggregation.errors import ProtocolError
 from privacy.secure_aggregation.keys import join, pairwise_mask_key, private_key, self_mask_key
 from privacy.secure_aggregation.masks import add_mask
-from privacy.secure_aggregation.messages import Attestation, MaskedVector, Revealed, Survivors
+from privacy.secure_aggregation.messages import Advert, AdvertList, Attestation, MaskedVector, Revealed, Survivors
 from privacy.secure_aggregation.secret_sharing import combine
 from privacy.secure_aggregation.site import SHARES_PER_SLOT, SiteSession
 
@@ -48,6 +48,28 @@ def votes(names: Sequence[str], victims: Iterable[str], threshold: int, slot: in
     return lists
 
 
+def handed_on(cohort: Cohort, name: str, adverts: Mapping[str, Advert]) -> bytes:
+    """The list for a site with some adverts replaced or added."""
+    everybody = cohort.set_up.adverts | adverts
+    members = {other: everybody[other].digest() for other in sorted(everybody)}
+    return AdvertList(
+        members=members, adverts=tuple(everybody[other] for other in sorted(everybody) if other != name)
+    ).to_bytes()
+
+
+def forged(cohort: Cohort, name: str, signer: str) -> Advert:
+    """An advert in the name of a site, with keys whose secrets the coordinator has, signed by whom it can get."""
+    own = SiteSession.advertise(identity_of(name), cohort.terms, ANYTHING, entropy=seeded(f"forged {name}"))[1]
+    return resigned(cohort, Advert.from_bytes(own), signer)
+
+
+def resigned(cohort: Cohort, advert: Advert, signer: str, **changes: Any) -> Advert:
+    """An advert with changes and the signature of whom the coordinator colludes with."""
+    unsigned = advert.model_copy(update=changes | {"signature": b""})
+    signature = identity_of(signer).sign(unsigned.signed_part(cohort.terms.digest()))
+    return unsigned.model_copy(update={"signature": signature})
+
+
 class Loot:
     """Shares a coordinator has gathered in one slot, and what they open."""
 
@@ -56,6 +78,8 @@ class Loot:
         self.topology = cohort.set_up.topology
         self.seeds: dict[str, dict[int, bytes]] = {}
         self.keys: dict[str, dict[int, bytes]] = {}
+        self.known_seeds: dict[str, bytes] = {}
+        self.known_keys: dict[str, bytes] = {}
 
     def add(self, holder: str, revealed: Revealed) -> None:
         """Keep what an honest site revealed."""
@@ -63,11 +87,13 @@ class Loot:
             for owner, share in shares.items():
                 kept.setdefault(owner, {})[self._place(owner, holder)] = share
 
-    def add_colluder(self, name: str, *, before: bytes | None = None) -> None:
-        """Keep what a colluding site knows: both kinds of shares, of everybody."""
-        session = SiteSession.from_bytes(before or self.cohort.states[name])
-        start = self.cohort.terms.index_of(self.slot) * SHARES_PER_SLOT
-        for owner, share in session._state.shares.items():
+    def add_colluder(self, name: str, before: bytes) -> None:
+        """Keep what a colluding site knew before it masked: its own secrets, and both kinds of shares of everybody."""
+        state = SiteSession.from_bytes(before)._state
+        index = self.cohort.terms.index_of(self.slot)
+        self.known_seeds[name], self.known_keys[name] = state.seeds[index], state.mask_keys[index]
+        start = index * SHARES_PER_SLOT
+        for owner, share in state.shares.items():
             place = self._place(owner, name)
             self.keys.setdefault(owner, {})[place] = share[start : start + 32]
             self.seeds.setdefault(owner, {})[place] = share[start + 32 : start + 64]
@@ -79,7 +105,7 @@ class Loot:
 
     def sum_over(self, victims: Iterable[str], masked: Mapping[str, bytes]) -> dict[str, NDArray[np.float64]]:
         """Take every mask off that can be taken off the sum of these sites' vectors; noise, if one is left."""
-        seeds, keys = self.opened(self.seeds), self.opened(self.keys)
+        seeds, keys = self.opened(self.seeds) | self.known_seeds, self.opened(self.keys) | self.known_keys
         encoding = self.cohort.encoding(self.kind)
         bound: dict[str, Any] = {
             "context": self.topology.digest,

@@ -50,10 +50,14 @@ def seeded(seed: str) -> Entropy:
     return entropy
 
 
+def identity_seed(name: str) -> bytes:
+    """The private key of the test identity of this name: public knowledge."""
+    return hashlib.sha256(b"djms TEST identity, not a secret: " + name.encode()).digest()
+
+
 def identity_of(name: str) -> Identity:
     """The test identity of this name: always the same."""
-    seed = hashlib.sha256(b"djms TEST identity, not a secret: " + name.encode()).digest()
-    return Identity(name, Ed25519PrivateKey.from_private_bytes(seed))
+    return Identity(name, Ed25519PrivateKey.from_private_bytes(identity_seed(name)))
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class SetUp:
         self.roster = roster
         self.adverts: dict[str, Advert] = {}
         self.cohort: Names = ()
+        self._members: dict[str, bytes] = {}
         self._sealed: dict[str, SealedShares] = {}
         self._context = terms.digest()
         self._topology: Topology | None = None
@@ -78,13 +79,13 @@ class SetUp:
 
     def close_adverts(self) -> None:
         """No more adverts. Raises CohortTooSmall, ThresholdTooLow."""
-        self._topology = Topology(self.terms, self._members())
+        self._members = {site: self.adverts[site].digest() for site in sorted(self.adverts)}
+        self._topology = Topology(self.terms, self._members)
 
     def adverts_for(self, site: str) -> bytes:
         """The list of everybody, with the adverts this site needs."""
-        members = self._members()
-        wanted = self.topology.acquaintances_of(site, members)
-        return AdvertList(members=members, adverts=tuple(self.adverts[name] for name in wanted)).to_bytes()
+        wanted = self.topology.acquaintances_of(site, self._members)
+        return AdvertList(members=self._members, adverts=tuple(self.adverts[name] for name in wanted)).to_bytes()
 
     def add_shares(self, site: str, encoded: bytes) -> None:
         """Take a site's sealed shares. Raises MalformedMessage unless there is one for each of its neighbours."""
@@ -126,9 +127,6 @@ class SetUp:
         if self._topology is None:
             raise PastRound("the set-up's adverts are not closed", remedy="close them first")
         return self._topology
-
-    def _members(self) -> dict[str, bytes]:
-        return {site: self.adverts[site].digest() for site in sorted(self.adverts)}
 
     def _has_holders(self, site: str, cohort: set[str]) -> bool:
         return len(set(self.topology.holders_of(site)) & cohort) >= self.topology.threshold
@@ -232,9 +230,9 @@ class SecureSum:
         """
         survivors = self.survivors
         revealed = self._topology.revealed_survivors(self.set_up.cohort, self.slot, survivors.survivors)
-        groups = [(tuple(site for site in group if site in revealed), total) for group, total in self._totals.items()]
+        groups = {tuple(site for site in group if site in revealed): total for group, total in self._totals.items()}
         # Nothing is taken off before every secret is there, so that more shares can still be added after a failure.
-        found = [(members, total, list(self._masks_on(members))) for members, total in sorted(groups) if members]
+        found = [(members, groups[members], list(self._masks_on(members))) for members in sorted(groups) if members]
         for _, total, masks in found:
             for key, sign in masks:
                 add_mask(self._encoding, total, key, sign=-1 if sign == 1 else 1)

@@ -1,7 +1,8 @@
 """Keys of the protocol: agreement, derivation, commitment and sealing, each under a label of its own.
 
 Every derivation is HKDF-SHA256 with the digest of the set-up's members as salt (it covers the terms) and a label
-`djms/v1/...` in front of its details, so no value ever serves two ends. X25519 (RFC 7748), HKDF (RFC 5869), AES-256-GCM (NIST SP 800-38D).
+`djms/v1/...` in front of its details, so no value ever serves two ends. X25519 (RFC 7748), HKDF (RFC 5869), AES-256-GCM
+(NIST SP 800-38D).
 """
 
 from __future__ import annotations

@@ -45,6 +45,9 @@ def test_on_the_reference_scenario_federating_costs_nothing_and_little_is_left_t
     assert auc["federated"] >= auc["centralised"] - 0.005
     assert auc["federated"] >= auc["best_possible"] - 0.01
     assert auc["yes_to_everybody"] == 0.5
+    assert summary["protections"]["secure_aggregation"] is True
+    assert summary["secure_aggregation"]["sums"] == 11
+    assert summary["secure_aggregation"]["malicious_coordinator"] is True
     federated = summary["metrics"]["federated"]
     assert federated["f1"] > summary["metrics"]["yes_to_everybody"]["f1"] + 0.01
     assert federated["ece"] < 0.02
@@ -131,7 +134,8 @@ def test_what_a_person_reads_says_what_was_trained_how_good_where_and_what_next(
     assert done.code == 0, done.err
     for words in ("5 offices", "synthetic", "labels: rule", "yes to everybody", "best possible", str(out), "Next"):
         assert words in done.out.replace("\n", "") or words in done.out
-    assert "no differential privacy, no secure aggregation and no anchoring" in done.out
+    assert "Secure aggregation: only sums over sites were seen; 3 of 5 sites unmask a sum." in done.out
+    assert "There was no differential privacy and no anchoring" in done.out
     ranking = pd.read_csv(out / "ranking.csv")
     assert ranking["probability"].is_monotonic_decreasing
     assert ranking["distance_km"].max() <= 30

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import chi2
-from secure_federation import TOPIC, Cohort, federation_of, seeded, terms_of
+from secure_federation import Cohort, federation_of, seeded, terms_of
 
 from privacy.secure_aggregation import masks, site
 from privacy.secure_aggregation.fixed_point import Encoding
@@ -63,7 +63,7 @@ class Masked:
 def masked(
     monkeypatch: pytest.MonkeyPatch, share_of_bound: float, disturb: Callable[[AddMask], AddMask] = lambda add: add
 ) -> Masked:
-    """Constant vectors of every site in every slot. `disturb` changes how a site adds masks, not what is noted of it."""
+    """Constant vectors of every site in every slot. `disturb` changes how masks are added, not what is noted."""
     federation = federation_of(NAMES)
     terms = terms_of(threshold="3-of-4", slots=SLOTS, layouts={"train": LAYOUT})
     cohort = Cohort(federation, terms, entropy=lambda name: seeded(f"uniform {name}")).made()
@@ -118,14 +118,15 @@ def chi_square(values: NDArray[Any], bins: int) -> float:
 
 
 def p_values(encoding: Encoding, vectors: list[NDArray[np.uint8]]) -> list[float]:
-    """Bytes at every position of a word; then pairs of nibbles of successive words, and of successive AES blocks."""
+    """Bytes at every position of a word; then pairs of words, and of AES blocks, that follow one another."""
     stacked = np.stack(vectors)
     found = []
     for region, width in ((stacked[:, : encoding.wide_bytes], 8), (stacked[:, encoding.wide_bytes :], 4)):
         words = region.reshape(len(vectors), -1, width)
         found += [chi_square(words[:, :, position], 256) for position in range(width)]
         for lag in (1, 16 // width):
-            first, second = words[:, :-lag, :], words[:, lag:, :]
+            pairs = words.reshape(len(vectors), -1, 2, lag, width)
+            first, second = pairs[:, :, 0], pairs[:, :, 1]
             found.append(chi_square((first >> 4) * 16 + (second >> 4), 256))
             found.append(chi_square((first & 15) * 16 + (second & 15), 256))
             found.append(chi_square(first ^ second, 256))

@@ -127,11 +127,11 @@ def refusal_of_slot(plan: Plan, cohort: Cohort, slot: int) -> type[ProtocolError
     came = plan.slots[slot - 1].values()
     delivered, attested, answered = (sum(far >= stage for far in came) for stage in (MASKING, ATTESTING, ANSWERING))
     threshold = cohort.set_up.topology.threshold
-    if delivered < max(plan.terms["minimum_cohort"], threshold):
+    if delivered < plan.terms["minimum_cohort"]:
         return CohortTooSmall
     if delivered < len(plan.sharing) and not plan.terms["dropout_recovery"]:
         return TermsRefused
-    if not groups_with_sums(plan, cohort, slot):
+    if delivered < threshold or not groups_with_sums(plan, cohort, slot):
         return CohortTooSmall
     if plan.terms["malicious_coordinator"] and attested < threshold and answered:
         return TooFewSignatures
@@ -326,6 +326,16 @@ def test_a_sum_that_failed_for_want_of_shares_is_exact_once_they_came() -> None:
         total.add_revealed(name, revealed[name])
     for part in total.result():
         assert is_exactly(part.values, expected_sum(cohort, 1, {name: values[name] for name in part.members}))
+
+
+@pytest.mark.parametrize("malicious", [False, True])
+def test_groups_with_too_few_survivors_are_left_out_and_the_others_are_exact(malicious: bool) -> None:
+    cohort, values = everybody(sites=9, threshold="5-of-9", groups=3, malicious_coordinator=malicious)
+    first, second, third = cohort.set_up.topology.groups(cohort.set_up.cohort, 1)
+    there = {name: values[name] for name in (*first, *second[:2], third[0])}
+    (part,) = masked_sum(cohort, 1, there)
+    assert part.members == first
+    assert is_exactly(part.values, expected_sum(cohort, 1, {name: values[name] for name in first}))
 
 
 def test_a_round_below_the_threshold_is_given_up_and_the_next_one_is_exact() -> None:
