@@ -43,6 +43,7 @@ class SiteFile(BaseModel):
     colluders: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     dropouts: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     groups: bool = False
+    tolerated_colluders: Annotated[int, Field(ge=0)] = 0
     max_people: Annotated[int, Field(ge=1, le=2**24)] = SecureAggregationSettings().max_people
     value_bound: Annotated[float, Field(gt=0)] = SecureAggregationSettings().value_bound
 
@@ -88,6 +89,7 @@ def _read(directory: str, _changed: tuple[int, ...]) -> SiteKeys:
         colluders=site.colluders,
         dropouts=site.dropouts,
         groups=site.groups,
+        tolerated_colluders=site.tolerated_colluders,
         least_bounds=bounds(site.max_people, site.value_bound),
     )
     return SiteKeys(identity, roster, limits)

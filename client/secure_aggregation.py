@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -21,13 +21,14 @@ from client.replies import answered
 from common import messages as names
 from common import secure_vector as vector
 from common.errors import InputError, RunError
-from privacy.secure_aggregation.errors import PastRound, UnknownSetUp
+from privacy.secure_aggregation.errors import MalformedMessage, PastRound, UnknownSetUp
 from privacy.secure_aggregation.site import SiteSession
 from privacy.secure_aggregation.terms import Terms
 
 KEYS_KEY = "site-keys"
 _STATE = "secure-aggregation"
 _SESSION = "session"
+Value = TypeVar("Value", int, bytes)
 
 KeysOf = Callable[[Context], SiteKeys | None]
 
@@ -76,18 +77,16 @@ class SecureSite:
         return answered(message, self._name_of(context), masked)
 
     def _masked(self, message: Message, context: Context, keys: SiteKeys, call_next: ClientAppCallable) -> Message:
-        secure = cast(ConfigRecord, message.content[names.SECURE])
-        slot = int(cast(int, secure[names.SLOT_KEY]))
-        session = _session(context)
-        if names.BEGIN_KEY in secure:
-            session.begin(cast(bytes, secure[names.BEGIN_KEY]))
+        slot, begin = _asked(message)
+        session = _session(context, keys)
+        if begin is not None:
+            session.begin(begin)
         kind = _kind_of(message, slot)
-        if slot <= session.last_slot:
-            raise PastRound(f"slot {slot} is over at this site", remedy="go on with the next round")
+        session.require_open(slot)
         arrays = message.content.array_records[names.ARRAYS]
         topic = vector.topic_of(arrays, cast(ConfigRecord, message.content[names.CONFIG]))
         reply = call_next(message, context)
-        if reply.has_error() or names.METRICS not in reply.content:
+        if reply.has_error() or _is_refusal(reply):
             return reply
         _require_own_table(reply, keys)
         metrics = reply.content.metric_records[names.METRICS]
@@ -97,8 +96,10 @@ class SecureSite:
             values[vector.UPDATE] = vector.update_of(reply.content.array_records[names.ARRAYS], arrays)
             weights[vector.UPDATE] = float(cast(float, metrics[names.PEOPLE_KEY]))
         rng = _rounding_generator(message, slot, keys.identity.name)
-        payload = session.mask(slot, kind, topic, vector.shapes_digest(arrays), values, weights=weights, rng=rng)
-        _remember(context, session)
+        try:
+            payload = session.mask(slot, kind, topic, vector.shapes_digest(arrays), values, weights=weights, rng=rng)
+        finally:
+            _remember(context, session, keys)
         content = RecordDict({names.SITE: reply.content[names.SITE]})
         content[names.SECURE] = ConfigRecord({names.PAYLOAD_KEY: payload})
         return Message(content, reply_to=message)
@@ -111,9 +112,8 @@ class SecureSite:
                 keys = self._keys_of(context)
                 if keys is None:
                     raise _no_keys()
-                payload = cast(bytes, cast(ConfigRecord, message.content[names.SECURE])[names.PAYLOAD_KEY])
-                session, answer = step(payload, context, keys)
-                _remember(context, session)
+                session, answer = step(_value(message, names.PAYLOAD_KEY, bytes), context, keys)
+                _remember(context, session, keys)
                 record = ConfigRecord({names.NAME_KEY: keys.identity.name})
                 content = RecordDict({names.SITE: record, names.SECURE: ConfigRecord({names.PAYLOAD_KEY: answer})})
                 return Message(content, reply_to=message)
@@ -123,19 +123,23 @@ class SecureSite:
         return handle
 
     def _advertise(self, payload: bytes, context: Context, keys: SiteKeys) -> tuple[SiteSession, bytes]:
-        last = _session(context).last_slot if _STATE in context.state else 0
+        last = 0
+        if _STATE in context.state:
+            previous = _session(context, keys)
+            previous.require_part()
+            last = previous.last_slot
         return SiteSession.advertise(keys.identity, Terms.from_bytes(payload), keys.limits, last_slot=last)
 
     def _share(self, payload: bytes, context: Context, keys: SiteKeys) -> tuple[SiteSession, bytes]:
-        session = _session(context)
+        session = _session(context, keys)
         return session, session.share(payload, keys.roster)
 
     def _attest(self, payload: bytes, context: Context, keys: SiteKeys) -> tuple[SiteSession, bytes]:
-        session = _session(context)
+        session = _session(context, keys)
         return session, session.attest(payload, keys.identity)
 
     def _unmask(self, payload: bytes, context: Context, keys: SiteKeys) -> tuple[SiteSession, bytes]:
-        session = _session(context)
+        session = _session(context, keys)
         return session, session.unmask(payload, keys.roster)
 
 
@@ -166,14 +170,42 @@ def _require_own_table(reply: Message, keys: SiteKeys) -> None:
         )
 
 
-def _session(context: Context) -> SiteSession:
+def _asked(message: Message) -> tuple[int, bytes | None]:
+    """The slot, and the begin of the set-up where it is told."""
+    slot = _value(message, names.SLOT_KEY, int)
+    record = message.content[names.SECURE]
+    begins = isinstance(record, ConfigRecord) and names.BEGIN_KEY in record
+    return slot, _value(message, names.BEGIN_KEY, bytes) if begins else None
+
+
+def _value(message: Message, key: str, kind: type[Value]) -> Value:
+    """A value of the protocol's record. Raises MalformedMessage where it is missing or of another type."""
+    record = message.content.get(names.SECURE)
+    value = record.get(key) if isinstance(record, ConfigRecord) else None
+    if type(value) is not kind:
+        raise MalformedMessage(
+            f"the coordinator's message has no '{key}' as secure aggregation needs it",
+            remedy="use the same version of DJMS everywhere",
+        )
+    return value
+
+
+def _is_refusal(reply: Message) -> bool:
+    """Whether the app sends nothing but its reason for not answering."""
+    site = reply.content.get(names.SITE)
+    return set(reply.content) == {names.SITE} and isinstance(site, ConfigRecord) and names.REFUSAL_KEY in site
+
+
+def _session(context: Context, keys: SiteKeys) -> SiteSession:
     if _STATE not in context.state:
         raise UnknownSetUp("this site has no set-up in this run", where="site", remedy="make a new set-up")
-    return SiteSession.from_bytes(cast(bytes, cast(ConfigRecord, context.state[_STATE])[_SESSION]))
+    sealed = cast(bytes, cast(ConfigRecord, context.state[_STATE])[_SESSION])
+    return SiteSession.from_bytes(keys.identity.unseal(sealed))
 
 
-def _remember(context: Context, session: SiteSession) -> None:
-    context.state[_STATE] = ConfigRecord({_SESSION: session.to_bytes()})
+def _remember(context: Context, session: SiteSession, keys: SiteKeys) -> None:
+    """Flower shows and keeps the context; what is in it can be read with the site's own key only."""
+    context.state[_STATE] = ConfigRecord({_SESSION: keys.identity.seal(session.to_bytes())})
 
 
 def _no_keys() -> RunError:

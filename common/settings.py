@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from common.errors import InputError
-from common.settings_rules import refuse_what_does_not_fit, units_to_trim
+from common.settings_rules import SMALLEST_GROUP, refuse_what_does_not_fit, units_to_trim
 from common.tables import OUTCOME_LADDER
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -93,7 +93,7 @@ class SecureAggregationSettings(_Section):
     dropout_recovery: bool = True
     malicious_coordinator: bool = True
     groups: Annotated[int, Field(ge=0)] = 0
-    setup_rounds: Positive = 20
+    setup_rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
     colluders: Minority = 0.05
     dropouts: Minority = 0.05
     max_people: Annotated[int, Field(ge=1, le=2**24)] = 16384
@@ -265,10 +265,12 @@ class Settings(_Section):
     def quorum(self) -> int:
         """Sites without which a round is not run: `min_clients`, and for a trimmed mean enough to trim somebody.
 
-        Under secure aggregation a trimmed mean trims groups, whose number does not depend on who comes.
+        Under secure aggregation a robust aggregator works on groups, and each needs its sites.
         """
         federated = self.federated
-        if federated.aggregator != "trimmed_mean" or self.privacy.secure_aggregation:
+        if self.privacy.secure_aggregation:
+            return max(federated.min_clients, SMALLEST_GROUP * self.privacy.secure_agg.groups)
+        if federated.aggregator != "trimmed_mean":
             return federated.min_clients
         return max(federated.min_clients, units_to_trim(federated.trim))
 

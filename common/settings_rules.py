@@ -27,6 +27,17 @@ def refuse_what_does_not_fit(settings: Settings) -> None:
     _refuse_pairs(settings)
     _refuse_groups(settings)
     _refuse_threshold(settings)
+    _refuse_coarse_sums(settings)
+
+
+def _refuse_coarse_sums(settings: Settings) -> None:
+    secure, offices = settings.privacy.secure_agg, len(settings.offices)
+    if offices * (secure.max_people * secure.value_bound + 1) >= 2**31:
+        raise ValueError(
+            f"privacy.secure_agg.max_people {secure.max_people} times value_bound {secure.value_bound:g} times "
+            f"{offices} offices is 2^31 or more, and a sum would be coarser than one person's change by 1; lower one "
+            "of the two"
+        )
 
 
 def _refuse_pairs(settings: Settings) -> None:

@@ -129,7 +129,7 @@ def _protections(summary: dict[str, Any]) -> str:
 
 
 def _withstands(secure: dict[str, Any]) -> str:
-    """Who may work against the sites without seeing one site's vector; nothing where it is a matter of probabilities."""
+    """Who may work against the sites and still see no site's vector; nothing where it is a matter of chance."""
     colluders = secure["tolerated_colluders"]
     if colluders is None:
         return ""

@@ -25,6 +25,7 @@ from server.job import Job
 from server.rounds import RESULT_FILE, ROUNDS_FILE
 
 _FEDERATION = "djms-loopback"
+_GRACE_SECONDS = 10.0
 
 
 def require_consent(insecure: bool) -> None:
@@ -127,6 +128,7 @@ def _watch(job: Job, processes: Processes, run: subprocess.Popen[bytes], on_roun
     settings = job.settings.federated
     exchanges = 5 * (settings.rounds + 2)  # a secure sum with its set-up each; the closing one may be tried again
     deadline = time.monotonic() + exchanges * (settings.wait_timeout + settings.round_timeout) + 120
+    ended: float | None = None
     while time.monotonic() < deadline:
         if rounds.is_file():
             on_rounds(max(0, rounds.read_text(encoding="utf-8").count("\n") - 1))
@@ -135,8 +137,10 @@ def _watch(job: Job, processes: Processes, run: subprocess.Popen[bytes], on_roun
         if (job.output / RESULT_FILE).is_file():
             return
         processes.check(but=run)
-        if run.poll() not in (None, 0):
-            raise RunError("the run could not be started", where=processes.log_of("run"), remedy="see that file's end")
+        if run.poll() is not None:  # its stream ends with the run, and a result lies there before that
+            ended = time.monotonic() if ended is None else ended
+            if run.returncode != 0 or time.monotonic() - ended > _GRACE_SECONDS:
+                raise RunError("the run ended without a result", where=processes.log_of("run"), remedy="see its end")
         time.sleep(0.3)
     raise RunError("the run did not end in time", where=job.output, remedy="see the logs there")
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,8 +30,11 @@ from types import MappingProxyType
 
 import rfc8785
 import yaml
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -97,6 +101,27 @@ class Identity:
     def sign(self, message: bytes) -> bytes:
         """Sign (64 bytes). The message begins with a label of its purpose, so that no signature serves another."""
         return self._key.sign(message)
+
+    def seal(self, plain: bytes) -> bytes:
+        """Bytes for the owner's own eyes: AES-256-GCM under a key derived from the identity, nonce first."""
+        nonce = os.urandom(12)
+        return nonce + AESGCM(self._own_key()).encrypt(nonce, plain, None)
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """What `seal` sealed. Raises RosterError for anything else."""
+        try:
+            return AESGCM(self._own_key()).decrypt(sealed[:12], sealed[12:], None)
+        except (InvalidTag, ValueError):
+            raise RosterError(
+                "what this identity kept for itself is damaged, or another identity's",
+                where="identity",
+                remedy="restart the site",
+            ) from None
+
+    def _own_key(self) -> bytes:
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"djms/v1/own-memory").derive(
+            self._key.private_bytes_raw()
+        )
 
     def to_pem(self) -> bytes:
         """Return the private key as PKCS #8 in PEM, not encrypted: for a file that only its owner may read."""

@@ -29,11 +29,18 @@ def create_app(job: Job | None = None) -> ServerApp:
         try:
             run(grid, todo)
         except DjmsError as error:
-            with atomic_path(todo.output / ERROR_FILE) as path:
-                path.write_text(json.dumps({"error": str(error)}) + "\n", encoding="utf-8")
+            _write_error(todo, str(error))
+            raise
+        except Exception as error:
+            _write_error(todo, f"the coordinator's application failed with {type(error).__name__}; see the run's log.")
             raise
 
     return app
+
+
+def _write_error(job: Job, sentence: str) -> None:
+    with atomic_path(job.output / ERROR_FILE) as path:
+        path.write_text(json.dumps({"error": sentence}) + "\n", encoding="utf-8")
 
 
 app = create_app()

@@ -6,6 +6,7 @@ error names the sites that are missing. Names cost an exchange, so they are aske
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Collection, Iterable
@@ -21,6 +22,8 @@ from privacy.secure_aggregation.errors import MalformedMessage
 
 POLL_SECONDS = 0.2
 _IDENTIFY_SECONDS = 30.0
+_LONGEST_REASON = 400
+_MOST_REASONS = 10
 
 
 class TooFewSites(RunError):
@@ -88,7 +91,7 @@ def identify(grid: Grid, nodes: Collection[int], *, cancelled: threading.Event) 
     empty = RecordDict({names.CONFIG: ConfigRecord()})
     questions = [Message(content=empty, message_type=names.IDENTIFY, dst_node_id=node) for node in nodes]
     replies = exchange(grid, questions, timeout=_IDENTIFY_SECONDS, cancelled=cancelled) if questions else []
-    return {site_of(reply) for reply in replies if not reply.has_error()}
+    return {site_of(reply) for reply in sort_replies(replies)[0]}
 
 
 def _pause(cancelled: threading.Event, seconds: float = POLL_SECONDS) -> None:
@@ -109,7 +112,7 @@ def refusal_of(reply: Message) -> str | None:
 
 def refusal_kind_of(reply: Message) -> str | None:
     """The name of the error the site refused with, or None."""
-    if reply.has_error() or names.SITE not in reply.content:
+    if reply.has_error() or not _is_named(reply):
         return None
     kind = cast(ConfigRecord, reply.content[names.SITE]).get(names.REFUSAL_KIND_KEY)
     return None if kind is None else str(kind)
@@ -122,14 +125,33 @@ def sort_replies(replies: Iterable[Message]) -> tuple[list[Message], list[str]]:
     for reply in replies:
         if reply.has_error():
             last = (reply.error.reason or "no reason given").strip().splitlines()[-1].strip()
-            reasons.append(f"a site failed ({last})")
-        elif names.SITE not in reply.content:
-            reasons.append("a site answered without its name")
+            reasons.append(f"a site failed ({printable(last)})")
+        elif not _is_named(reply):
+            reasons.append("a site answered without a name that can be one")
         elif (refusal := refusal_of(reply)) is not None:
-            reasons.append(f"{site_of(reply)} refused ({refusal.rstrip('.')})")
+            reasons.append(f"{site_of(reply)} refused ({printable(refusal).rstrip('.')})")
         else:
             valid.append(reply)
     return valid, reasons
+
+
+def _is_named(reply: Message) -> bool:
+    record = reply.content.get(names.SITE)
+    name = record.get(names.NAME_KEY) if isinstance(record, ConfigRecord) else None
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) is not None
+
+
+def printable(text: str) -> str:
+    """What a site wrote, as one line of bounded length without control characters."""
+    clean = "".join(character if character.isprintable() else " " for character in text)
+    return clean if len(clean) <= _LONGEST_REASON else clean[:_LONGEST_REASON] + "…"
+
+
+def shortened(reasons: list[str]) -> list[str]:
+    """The first few of many clauses, and how many there are besides."""
+    if len(reasons) <= _MOST_REASONS:
+        return reasons
+    return [*reasons[:_MOST_REASONS], f"and {len(reasons) - _MOST_REASONS} more"]
 
 
 def payload_question(message_type: str, node: int, payload: bytes) -> Message:

@@ -17,7 +17,8 @@ COLUMNS: Final = (
     *METRICS,
     "reason",
 )
-"""Of a row. People, loss, threshold and metrics are empty for an abandoned round, the reason for a finished one."""
+"""Of a row. People, loss, threshold and metrics are empty for an abandoned round; the reason says why it was given up,
+or why sites had no part in a finished one."""
 
 
 @dataclass
@@ -36,8 +37,9 @@ class History:
         people: int,
         train_loss: float,
         model_sha256: str,
+        reason: str = "",
     ) -> None:
-        """A finished round; how good its model is follows with `evaluated`."""
+        """A finished round; how good its model is follows with `evaluated`, `reason` says why sites were left out."""
         self._cohort.update(participants)
         self._add(
             number,
@@ -47,6 +49,7 @@ class History:
             people=people,
             train_loss=train_loss,
             model_sha256=model_sha256,
+            reason=reason,
         )
 
     def abandon(self, number: int, *, seconds: float, sites: int, model_sha256: str, reason: str) -> None:

@@ -29,7 +29,7 @@ from common.evaluation_sums import EvaluationSums
 from common.files import atomic_path
 from common.model import MatchingModel, from_array_record, parameters_of, sha256_of, to_array_record, to_bytes
 from server.abandoned import RoundAbandoned
-from server.exchange import TooFewSites, exchange, wait_for_sites
+from server.exchange import TooFewSites, exchange, shortened, wait_for_sites
 from server.history import History
 from server.job import Job
 from server.strategies import build_strategy
@@ -66,7 +66,7 @@ def run(grid: Grid, job: Job) -> None:
             _record_abandoned(job, history, number, started, arrays, abandoned)
             continue
         arrays = _finite(aggregated, number)
-        _record_finished(job, history, number, started, arrays, _numbers(metrics), strategy.participants)
+        _record_finished(job, history, number, started, arrays, _numbers(metrics), strategy)
     _close(grid, job, strategy, arrays, history)
 
 
@@ -130,7 +130,7 @@ def _record_finished(
     started: float,
     arrays: ArrayRecord,
     record: dict[str, Any],
-    participants: tuple[str, ...],
+    strategy: Wrapper,
 ) -> None:
     """Enter a finished round and write its model; the reply's evaluation belongs to the round before."""
     parameters = from_array_record(arrays)
@@ -138,10 +138,11 @@ def _record_finished(
     history.finish(
         number,
         seconds=time.monotonic() - started,
-        participants=participants,
+        participants=strategy.participants,
         people=int(record[names.PEOPLE_KEY]),
         train_loss=record[names.TRAIN_LOSS_KEY] / record[names.PEOPLE_KEY],
         model_sha256=sha256_of(parameters, job.card),
+        reason="; ".join(shortened(list(strategy.left_out))),
     )
     with atomic_path(job.output / MODEL_FILE) as path:
         path.write_bytes(to_bytes(parameters, job.card))

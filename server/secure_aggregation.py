@@ -23,9 +23,9 @@ from flwr.serverapp.strategy import Strategy
 from common import messages as names
 from common import secure_vector as vector
 from privacy.secure_aggregation.coordinator import GroupSum, SecureSum
-from privacy.secure_aggregation.errors import ProtocolError
+from privacy.secure_aggregation.errors import CohortTooSmall, ProtocolError
 from server.abandoned import RoundAbandoned
-from server.exchange import payload_of, payload_question, refusal_kind_of, sort_replies
+from server.exchange import payload_of, payload_question, refusal_kind_of, shortened, sort_replies
 from server.secure_set_up import SetUps
 from server.wrapper import Wrapper
 
@@ -33,11 +33,15 @@ Ask = Callable[[Grid, Iterable[Message]], list[Message]]
 """Sends messages to sites and returns the replies that came in time."""
 
 
+_NEED_A_NEW_SET_UP = ("UnknownSetUp", "CohortChanged", "MalformedCiphertext")
+"""Refusals of sites that this set-up is of no use to."""
+
+
 @dataclass
 class _Round:
     """One secure sum under way: the grid it runs on, what was asked, and what was sent."""
 
-    number: int
+    where: str
     grid: Grid
     total: SecureSum
     arrays: ArrayRecord
@@ -48,22 +52,37 @@ class SecureAggregation(Wrapper):
     """Gives the inner strategy sums over sites; see the module's docstring.
 
     Raises RoundAbandoned when a set-up or a sum cannot be finished. `weighted_by_key` is the metric by which the inner
-    strategy weighs replies.
+    strategy weighs replies; with fewer than `least_sums` sums (a trimmed mean needs some to trim) it is not asked.
     """
 
-    def __init__(self, inner: Strategy, set_ups: SetUps, ask: Ask, *, weighted_by_key: str = names.PEOPLE_KEY) -> None:
+    def __init__(
+        self,
+        inner: Strategy,
+        set_ups: SetUps,
+        ask: Ask,
+        *,
+        weighted_by_key: str = names.PEOPLE_KEY,
+        least_sums: int = 1,
+    ) -> None:
         super().__init__(inner)
+        self._least_sums = least_sums
         self._set_ups = set_ups
         self._ask = ask
         self._weight = weighted_by_key
         self._round: _Round | None = None
         self._participants: tuple[str, ...] = ()
         self._sums = 0
+        self._left_out: tuple[str, ...] = ()
 
     @property
     def participants(self) -> tuple[str, ...]:
         """Names of the sites whose vectors are in what was aggregated last, in order."""
         return self._participants
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Why sites are not in the last sum or had no part in unmasking it, and in the set-up it was made with."""
+        return (*self._set_ups.left_out, *self._left_out)
 
     @property
     def protection(self) -> dict[str, Any] | None:
@@ -100,7 +119,7 @@ class SecureAggregation(Wrapper):
     ) -> list[Message]:
         self._participants = ()
         nodes = [message.metadata.dst_node_id for message in messages]
-        where = f"round {slot}"
+        where = f"round {slot}" if kind == vector.TRAIN else "closing evaluation"
         try:
             current = self._set_ups.for_slot(slot, nodes, arrays, lambda asked: self._ask(grid, asked))
         except ProtocolError as error:
@@ -120,8 +139,11 @@ class SecureAggregation(Wrapper):
             )
         asked = next(iter(questions.values()))
         config = cast(ConfigRecord, asked.content[names.CONFIG])
-        total = SecureSum(current.set_up, slot, kind, vector.topic_of(arrays, config))
-        self._round = _Round(slot, grid, total, arrays, questions)
+        try:
+            total = SecureSum(current.set_up, slot, kind, vector.topic_of(arrays, config))
+        except ProtocolError as error:
+            raise RoundAbandoned(error.what, where=where, remedy=error.remedy) from error
+        self._round = _Round(where, grid, total, arrays, questions)
         return list(questions.values())
 
     def _unmasked(self, replies: Iterable[Message]) -> list[Message]:
@@ -139,14 +161,20 @@ class SecureAggregation(Wrapper):
             questions = {site: now.total.unmask_request_for(site) for site in sites}
             reasons += self._step(now, names.UNMASK, questions, now.total.add_revealed)
             sums = now.total.result()
+            if len(sums) < self._least_sums:
+                raise CohortTooSmall(
+                    f"{len(sums)} groups kept enough sites and the aggregator needs {self._least_sums}",
+                    remedy="make larger groups, or fewer",
+                )
         except ProtocolError as error:
             raise RoundAbandoned(
-                "; ".join([error.what, *sorted(reasons)]),
-                where=f"round {now.number}",
+                "; ".join([error.what, *shortened(sorted(reasons))]),
+                where=now.where,
                 remedy=error.remedy,
                 sites=now.total.delivered,
             ) from error
         self._sums += 1
+        self._left_out = tuple(sorted(reasons))
         self._participants = tuple(sorted(site for part in sums for site in part.members))
         return [self._as_reply(now, index, part) for index, part in enumerate(sums, start=1)]
 
@@ -168,7 +196,7 @@ class SecureAggregation(Wrapper):
     ) -> list[str]:
         sites = {message.metadata.dst_node_id: site for site, message in now.questions.items()}
         valid, reasons = sort_replies(replies)
-        for refused in (reply for reply in replies if refusal_kind_of(reply) == "UnknownSetUp"):
+        for refused in (reply for reply in replies if refusal_kind_of(reply) in _NEED_A_NEW_SET_UP):
             self._set_ups.forgotten_by(refused.metadata.src_node_id)
         for reply in valid:
             site = sites[reply.metadata.src_node_id]

@@ -18,14 +18,14 @@ from privacy.roster import Roster
 from privacy.secure_aggregation.coordinator import SetUp
 from privacy.secure_aggregation.errors import CohortTooSmall, ProtocolError
 from privacy.secure_aggregation.terms import PROTOCOL, SegmentTerms, Terms
-from server.exchange import payload_of, payload_question, site_of, sort_replies
+from server.exchange import payload_of, payload_question, shortened, site_of, sort_replies
 
 Ask = Callable[[list[Message]], list[Message]]
 
 _SECOND_CHANCE = 5
 """Sums after which a set-up is renewed for a site that was there and did not get into it."""
 
-_LOG = logging.getLogger("djms.secure_aggregation")
+_LOG = logging.getLogger("flwr.djms")  # so that it stands where Flower's own messages do
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Current:
 
 
 class SetUps:
-    """The set-ups of one run. `rounds` of them fit into one, or as many as the settings say."""
+    """The set-ups of one run; `left_out` says why sites are not in the last one."""
 
     def __init__(self, settings: Settings, roster: Roster) -> None:
         self._settings = settings
@@ -57,6 +57,7 @@ class SetUps:
         self._tried: frozenset[int] = frozenset()
         self._current: Current | None = None
         self._last: SetUp | None = None
+        self.left_out: tuple[str, ...] = ()
 
     def for_slot(self, slot: int, nodes: Collection[int], arrays: ArrayRecord, ask: Ask) -> Current:
         """The set-up for a slot; a new one where the last is used up, or a node came that has not tried to join it.
@@ -96,7 +97,8 @@ class SetUps:
         if self._last is None or not sums:
             return None
         found = self._last.topology.neighbourhood
-        finite = {"insecurity": found.log2_insecurity, "failure": found.log2_incorrectness}
+        random = found.tolerated_colluders is None  # in a complete graph nothing is left to chance
+        bounds = {"insecurity": found.log2_insecurity, "failure": found.log2_incorrectness} if random else {}
         return {
             "sums": sums,
             "set_ups": self._made,
@@ -106,8 +108,8 @@ class SetUps:
             "malicious_coordinator": self._last.terms.malicious_coordinator,
             "tolerated_colluders": found.tolerated_colluders,
             "groups": self._last.terms.groups,
-            # As powers of two; null where the assumed numbers of colluding and vanishing sites cannot do harm at all.
-            **{f"log2_{key}": None if math.isinf(value) else round(value, 1) for key, value in finite.items()},
+            # Powers of two; null where the assumed numbers of colluding and vanishing sites cannot do harm at all.
+            **{f"log2_{key}": round(value, 1) if math.isfinite(value) else None for key, value in bounds.items()},
         }
 
     def _make(self, slot: int, nodes: Collection[int], arrays: ArrayRecord, ask: Ask) -> Current:
@@ -131,6 +133,7 @@ class SetUps:
             reasons += _taken(set_up.add_shares, reply, sites[reply.metadata.src_node_id], {})
         _or_because(set_up.close_shares, reasons)
         self._last = set_up
+        self.left_out = tuple(sorted(reasons))
         _LOG.info("secure aggregation, set-up %d: %s", self._made, set_up.topology.neighbourhood)
         return Current(set_up, sites, set(set_up.cohort))
 
@@ -182,4 +185,4 @@ def _or_because(close: Callable[[], None], reasons: list[str]) -> None:
     try:
         close()
     except CohortTooSmall as error:
-        raise CohortTooSmall("; ".join([error.what, *sorted(reasons)]), remedy=error.remedy) from error
+        raise CohortTooSmall("; ".join([error.what, *shortened(sorted(reasons))]), remedy=error.remedy) from error

@@ -17,6 +17,7 @@ from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg, Strategy
 from common import messages as names
 from common.errors import InputError, RunError
 from common.settings import Settings
+from common.settings_rules import units_to_trim
 from privacy.roster import Roster
 from server.abandoned import RoundAbandoned
 from server.exchange import site_of, sort_replies
@@ -58,7 +59,8 @@ def build_strategy(settings: Settings, sites: Collection[str], roster: Roster | 
             where="secure aggregation",
             remedy="give the run the federation's roster, or switch privacy.secure_agg off",
         )
-    return SecureAggregation(FixedOrder(inner), SetUps(settings, roster), ask)
+    least = units_to_trim(settings.federated.trim) if settings.federated.aggregator == "trimmed_mean" else 1
+    return SecureAggregation(FixedOrder(inner), SetUps(settings, roster), ask, least_sums=least)
 
 
 def sum_metrics(contents: list[RecordDict], _weight_key: str) -> MetricRecord:
@@ -104,6 +106,12 @@ class Quorum(Wrapper):
         self.sites = frozenset(sites)
         self.quorum = quorum
         self._participants: tuple[str, ...] = ()
+        self._left_out: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Why sites that answered had no part in what was aggregated last."""
+        return self._left_out
 
     @property
     def participants(self) -> tuple[str, ...]:
@@ -143,4 +151,5 @@ class Quorum(Wrapper):
                 sites=len(valid),
             )
         self._participants = tuple(sorted(valid))
+        self._left_out = tuple(sorted(reasons))
         return list(valid.values())

@@ -22,6 +22,11 @@ class Wrapper(Strategy):
         return self.inner.participants if isinstance(self.inner, Wrapper) else ()
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """Why sites had no part, or only a part, in what was aggregated last: hand on."""
+        return self.inner.left_out if isinstance(self.inner, Wrapper) else ()
+
+    @property
     def protection(self) -> dict[str, Any] | None:
         """How the sites' answers were kept from the coordinator, as it was done: hand on; None where they were not."""
         return self.inner.protection if isinstance(self.inner, Wrapper) else None

@@ -24,9 +24,17 @@ from secure_federation import ANYTHING, TOPIC, Cohort, identity_of, listing, req
 from privacy.secure_aggregation.errors import ProtocolError
 from privacy.secure_aggregation.keys import join, pairwise_mask_key, private_key, self_mask_key
 from privacy.secure_aggregation.masks import add_mask
-from privacy.secure_aggregation.messages import Advert, AdvertList, Attestation, MaskedVector, Revealed, Survivors
+from privacy.secure_aggregation.messages import (
+    SHARES_PER_SLOT,
+    Advert,
+    AdvertList,
+    Attestation,
+    MaskedVector,
+    Revealed,
+    Survivors,
+)
 from privacy.secure_aggregation.secret_sharing import combine
-from privacy.secure_aggregation.site import SHARES_PER_SLOT, SiteSession
+from privacy.secure_aggregation.site import SiteSession
 
 
 def votes(names: Sequence[str], victims: Iterable[str], threshold: int, slot: int) -> dict[str, Survivors]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from privacy.roster import Roster
@@ -41,6 +42,20 @@ def require_known(names: Iterable[str], roster: Roster) -> None:
     if unknown:
         raise KeyNotSigned(
             f"{unknown[0]} is not in this site's roster", remedy="get the federation's newest roster, or leave it out"
+        )
+
+
+def require_withstanding(topology: Topology, colluders: int) -> None:
+    """Raise TermsRefused when the cohort that came withstands fewer colluding sites than a site asks for."""
+    plan = topology.neighbourhood
+    withstood = plan.tolerated_colluders
+    if withstood is None:  # a sparse graph, made to withstand the share of sites that the terms name
+        withstood = math.floor(topology.terms.colluders * plan.sites)
+    if withstood < colluders:
+        raise TermsRefused(
+            f"with {plan.threshold} of {plan.neighbours + 1} holders this cohort withstands {withstood} colluding "
+            f"sites, and this site asks for {colluders}",
+            remedy="raise privacy.secure_agg.threshold, for example to '4-of-5', or change the site's limit",
         )
 
 
@@ -87,7 +102,7 @@ def require_recovery_allowed(terms: Terms, message: Survivors) -> None:
     if message.dropped and not terms.dropout_recovery:
         raise TermsRefused(
             f"{len(message.dropped)} sites dropped out and the terms allow no recovery",
-            remedy="run the round again, or set privacy.secure_agg.dropout_recovery",
+            remedy="the next round follows; privacy.secure_agg.dropout_recovery lets sites drop out",
         )
 
 

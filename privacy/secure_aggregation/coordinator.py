@@ -28,9 +28,10 @@ from privacy.secure_aggregation.errors import (
     ShapeChanged,
     WrongTopic,
 )
-from privacy.secure_aggregation.keys import join, pairwise_mask_key, private_key, self_mask_key
+from privacy.secure_aggregation.keys import join, pairwise_mask_key, private_key, sealed_size, self_mask_key
 from privacy.secure_aggregation.masks import add_mask
 from privacy.secure_aggregation.messages import (
+    SHARES_PER_SLOT,
     Advert,
     AdvertList,
     Attestation,
@@ -97,6 +98,8 @@ class SetUp:
         shares = SealedShares.from_bytes(encoded)
         if set(shares.sealed) != set(self.topology.neighbours_of(site)):
             raise MalformedMessage(f"{site} sealed no share for one of its neighbours", remedy=f"set {site} up anew")
+        if {len(sealed) for sealed in shares.sealed.values()} - {sealed_size(self.terms.slots * SHARES_PER_SLOT)}:
+            raise MalformedMessage(f"{site} sealed shares of another length", remedy=f"set {site} up anew")
         self._sealed[site] = shares
 
     def close_shares(self) -> None:

@@ -22,6 +22,7 @@ Entropy = Callable[[int], bytes]
 """Gives so many random bytes: the system's generator, except where test vectors are made."""
 
 _NONCE = 12
+_TAG = 16
 
 _PRIME = 2**255 - 19
 _SMALL_ORDER = {
@@ -75,6 +76,11 @@ def self_mask_key(seed: bytes, *, context: bytes, slot: int, topic: bytes) -> by
 def commitment(seed: bytes, *, context: bytes, site: str, slot: int) -> bytes:
     """SHA-256 commitment to a self-mask seed; hiding, because the seed is 256 random bits."""
     return hashlib.sha256(join("djms/v1/seed-commitment", context, site, slot, seed)).digest()
+
+
+def sealed_size(size: int) -> int:
+    """How long so many bytes are once they are sealed."""
+    return _NONCE + size + _TAG
 
 
 def seal(

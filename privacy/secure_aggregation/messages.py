@@ -24,6 +24,9 @@ from privacy.secure_aggregation.wire import Bytes32, Name, Positive, Signature, 
 
 Names = tuple[Name, ...]
 
+SHARES_PER_SLOT = 64
+"""Bytes a holder keeps of one site and slot: 32 of the mask key, then 32 of the self-mask seed."""
+
 
 class Advert(WireMessage):
     """A site's public side of a set-up: per slot a mask key and a commitment to the self-mask seed."""

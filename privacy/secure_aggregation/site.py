@@ -13,7 +13,9 @@ Rules kept here, each with its error:
   the coordinator may cheat only after enough holders of that peer's shares signed the same list (TooFewSignatures);
 * secrets of a slot are erased once it is answered, and those of earlier slots when a later one begins.
 
-A refusal leaves the state as it was.
+* a site whose values go beyond their bounds leaves the run (ValueOutOfRange), so that refusals measure nothing.
+
+Any other refusal leaves the state as it was.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from privacy.secure_aggregation.errors import (
     PastRound,
     SecondUnmasking,
     UnknownSetUp,
+    ValueOutOfRange,
     WrongSurvivors,
 )
 from privacy.secure_aggregation.keys import (
@@ -54,6 +57,7 @@ from privacy.secure_aggregation.keys import (
 )
 from privacy.secure_aggregation.masks import add_mask
 from privacy.secure_aggregation.messages import (
+    SHARES_PER_SLOT,
     Advert,
     AdvertList,
     Attestation,
@@ -69,9 +73,6 @@ from privacy.secure_aggregation.secret_sharing import split
 from privacy.secure_aggregation.terms import Limits, Terms
 from privacy.secure_aggregation.topology import Topology
 from privacy.secure_aggregation.wire import Name, WireMessage
-
-SHARES_PER_SLOT = 64
-"""Bytes a holder keeps of one site and slot: 32 of the mask key, then 32 of the self-mask seed."""
 
 
 class SiteState(WireMessage):
@@ -92,6 +93,8 @@ class SiteState(WireMessage):
     last_slot: int = 0
     attested: bytes = b""
     unmasked: bool = False
+    left: bool = False
+    tolerated_colluders: int = 0
 
 
 class SiteSession:
@@ -162,6 +165,7 @@ class SiteSession:
             seeds=seeds,
             advert=advert,
             last_slot=last_slot,
+            tolerated_colluders=limits.tolerated_colluders,
         )
         return cls(state), advert
 
@@ -176,6 +180,7 @@ class SiteSession:
             )
         checks.require_known(message.members, roster)
         topology = Topology(state.terms, message.members)
+        checks.require_withstanding(topology, state.tolerated_colluders)
         adverts = self._checked_adverts(message, topology, roster)
         secrets = b"".join(key + seed for key, seed in zip(state.mask_keys, state.seeds, strict=True))
         holders = topology.holders_of(state.site)
@@ -247,20 +252,22 @@ class SiteSession:
         `topic` is a digest (32 bytes) of the question the vector answers, the global model in it. Masks depend on it,
         so vectors that answer different questions never add up to anything readable (Pasquini et al. 2022).
 
-        Raises PastRound, ShapeChanged, ValueOutOfRange.
+        Raises PastRound, ShapeChanged, ValueOutOfRange. After a value out of range the site takes no further part in
+        the run: one that chooses the question could else find out the value, one refusal after the other.
         """
-        state = self._in_phase("begun")
+        self.require_open(slot)
+        state = self._state
         index = state.terms.index_of(slot)
-        if slot <= state.last_slot:
-            raise PastRound(
-                f"slot {slot} is over: this site has answered slot {state.last_slot}",
-                remedy="a round cannot be repeated: go on with the next",
-            )
         checks.require_shapes(state.terms, shapes)
         topology = Topology(state.terms, state.members)
         partners = topology.partners_of(state.site, state.cohort, slot)
         encoding = state.terms.encoding(kind, len(state.cohort))
-        words = encoding.encode(values, weights=weights or {}, rounding=state.terms.rounding, rng=rng)
+        try:
+            words = encoding.encode(values, weights=weights or {}, rounding=state.terms.rounding, rng=rng)
+        except ValueOutOfRange:
+            everything = state.terms.slots
+            self._erase(own=everything, shares=everything, last_slot=slot, left=True)
+            raise
         bound: dict[str, Any] = {"context": topology.digest, "slot": slot, "topic": join(kind, topic)}
         add_mask(encoding, words, self_mask_key(state.seeds[index], **bound), sign=1)
         private = private_key(state.mask_keys[index])
@@ -271,6 +278,24 @@ class SiteSession:
         vector = MaskedVector(slot=slot, kind=kind, topic=topic, words=words.tobytes()).to_bytes()
         self._erase(own=index + 1, shares=index, last_slot=slot, attested=b"", unmasked=False)
         return vector
+
+    def require_open(self, slot: int) -> None:
+        """Raise UnknownSetUp, PastRound or ValueOutOfRange when no vector can be sent in this slot (any more)."""
+        state = self._in_phase("begun")
+        state.terms.index_of(slot)
+        if slot <= state.last_slot:
+            raise PastRound(
+                f"slot {slot} is over: this site has answered slot {state.last_slot}",
+                remedy="a round cannot be repeated: go on with the next",
+            )
+
+    def require_part(self) -> None:
+        """Raise ValueOutOfRange when the site has left the run."""
+        if self._state.left:
+            raise ValueOutOfRange(
+                f"{self._state.site} left the run because a value was beyond its bound in slot {self._state.last_slot}",
+                remedy="find out why, raise privacy.secure_agg.max_people or value_bound, and start a new run",
+            )
 
     def attest(self, encoded: bytes, identity: Identity) -> bytes:
         """Sign the list of survivors this site was shown: one list a slot."""
@@ -310,6 +335,7 @@ class SiteSession:
         return Revealed(slot=wanted.slot, seeds=seeds, keys=keys).to_bytes()
 
     def _in_phase(self, phase: str) -> SiteState:
+        self.require_part()
         if self._state.phase != phase:
             raise UnknownSetUp(
                 f"{self._state.site} is in phase '{self._state.phase}' of the set-up and the step needs '{phase}'",

@@ -14,11 +14,11 @@ from pydantic import Field
 
 from privacy.secure_aggregation.errors import PastRound, ShapeChanged, TermsRefused
 from privacy.secure_aggregation.fixed_point import Encoding, Segment
-from privacy.secure_aggregation.neighbours import Neighbourhood, plan_neighbourhood
+from privacy.secure_aggregation.neighbours import SMALLEST_GROUP, Neighbourhood, plan_neighbourhood
 from privacy.secure_aggregation.wire import Positive, WireMessage
 
 PROTOCOL = 1
-GROUP_MINIMUM = 3
+GROUP_MINIMUM = SMALLEST_GROUP
 """Fewest sites whose sum is revealed: in a sum of two, each of them sees the other's vector."""
 
 Share = Annotated[float, Field(ge=0.0, lt=0.5)]
@@ -92,6 +92,8 @@ class Limits:
     colluders: float = 0.0
     dropouts: float = 0.0
     groups: bool = True
+    tolerated_colluders: int = 0
+    """How many sites may work with the coordinator; checked once the cohort is known."""
     least_bounds: Mapping[str, float] = field(default_factory=dict)
     """By segment: tighter bounds would make a refused vector tell how large its values are."""
 

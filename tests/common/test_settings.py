@@ -337,6 +337,13 @@ def test_a_sum_of_two_is_refused_beside_secure_aggregation_because_each_would_se
         assert load("federated.min_clients=2", off).federated.min_clients == 2
 
 
+def test_sums_that_would_be_too_coarse_are_refused_with_the_three_numbers():
+    error = refused("privacy.secure_agg.value_bound=1e5")
+    assert "16384 times value_bound 100000 times 5 offices" in str(error)
+    assert load("privacy.secure_agg.value_bound=1e5", "privacy.secure_agg.max_people=100")
+    assert "10000" in str(refused("privacy.secure_agg.setup_rounds=20000"))
+
+
 def test_one_key_switches_both_protections_off_and_each_has_one_of_its_own():
     for both, dp, secure in itertools.product([False, True], repeat=3):
         given_so = (f"privacy.enabled={both}", f"dp.enabled={dp}", f"secure_agg.enabled={secure}")
@@ -352,7 +359,7 @@ def test_the_quorum_is_min_clients_and_for_a_trimmed_mean_of_sites_enough_to_tri
     assert load(plain, "federated.aggregator=trimmed_mean", "federated.trim=0.4").quorum == 3
     assert load(plain, "federated.aggregator=coordinate_median", "federated.min_clients=2").quorum == 2
     grouped = ("secure_agg.groups=5", "secure_agg.threshold=60%", offices(15))
-    assert load("federated.aggregator=trimmed_mean", *grouped).quorum == 3
+    assert load("federated.aggregator=trimmed_mean", *grouped).quorum == 15, "three in each group"
     load().require_quorum(3)
     with pytest.raises(InputError, match="min_clients 3 needs 3 sites, and there are 2"):
         load().require_quorum(2)
