@@ -120,12 +120,21 @@ def _protections(summary: dict[str, Any]) -> str:
     secure = summary["secure_aggregation"]
     missing = "no differential privacy and no anchoring: this version does not have them.\n"
     if secure is None:
-        return f"Sites' answers were seen by the coordinator one by one, and there was {missing}"
+        return f"{_given_up(summary)}Sites' answers were seen by the coordinator one by one, and there was {missing}"
     holders = f"{secure['threshold']} of {secure['holders']}"
     return (
+        f"{_given_up(summary)}"
         f"Secure aggregation: only sums over sites were seen; {holders} sites unmask a sum.{_withstands(secure)}\n"
         f"There was {missing}"
     )
+
+
+def _given_up(summary: dict[str, Any]) -> str:
+    """Which rounds were abandoned; nothing where none was."""
+    if not summary["abandoned"]:
+        return ""
+    rounds = ", ".join(str(number) for number in summary["abandoned"])
+    return f"Rounds given up for want of sites, the model left as it was: {rounds} (why: rounds.csv).\n"
 
 
 def _withstands(secure: dict[str, Any]) -> str:

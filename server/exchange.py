@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
+from types import MappingProxyType
 from typing import cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -118,8 +119,13 @@ def refusal_kind_of(reply: Message) -> str | None:
     return None if kind is None else str(kind)
 
 
-def sort_replies(replies: Iterable[Message]) -> tuple[list[Message], list[str]]:
-    """Replies with a result, and for each other one a clause that says why it has none."""
+def sort_replies(
+    replies: Iterable[Message], known: Mapping[int, str] = MappingProxyType({})
+) -> tuple[list[Message], list[str]]:
+    """Replies with a result, and for each other one a clause that says why it has none.
+
+    A site of a node that is `known` bears that name, whatever name its reply has.
+    """
     valid: list[Message] = []
     reasons: list[str] = []
     for reply in replies:
@@ -129,7 +135,8 @@ def sort_replies(replies: Iterable[Message]) -> tuple[list[Message], list[str]]:
         elif not _is_named(reply):
             reasons.append("a site answered without a name that can be one")
         elif (refusal := refusal_of(reply)) is not None:
-            reasons.append(f"{site_of(reply)} refused ({printable(refusal).rstrip('.')})")
+            name = known.get(reply.metadata.src_node_id, site_of(reply))
+            reasons.append(f"{name} refused ({printable(refusal).rstrip('.')})")
         else:
             valid.append(reply)
     return valid, reasons

@@ -195,7 +195,7 @@ class SecureAggregation(Wrapper):
         acknowledge: bool = False,
     ) -> list[str]:
         sites = {message.metadata.dst_node_id: site for site, message in now.questions.items()}
-        valid, reasons = sort_replies(replies)
+        valid, reasons = sort_replies(replies, sites)
         for refused in (reply for reply in replies if refusal_kind_of(reply) in _NEED_A_NEW_SET_UP):
             self._set_ups.forgotten_by(refused.metadata.src_node_id)
         for reply in valid:

@@ -127,7 +127,7 @@ class SetUps:
             reasons += _taken(set_up.add_advert, reply, site_of(reply), sites)
         _or_because(set_up.close_adverts, reasons)
         questions = [payload_question(names.SHARE, node, set_up.adverts_for(site)) for node, site in sites.items()]
-        valid, refused = sort_replies(ask(questions))
+        valid, refused = sort_replies(ask(questions), sites)
         reasons += refused
         for reply in valid:
             reasons += _taken(set_up.add_shares, reply, sites[reply.metadata.src_node_id], {})

@@ -23,6 +23,7 @@ from common.errors import InputError
 from common.settings import Settings
 from common.settings_loading import load_settings
 from federation.identities import Identities, make_identities
+from privacy.secure_aggregation.site import SiteSession
 from server.abandoned import RoundAbandoned
 from server.secure_aggregation import SecureAggregation
 from server.secure_set_up import SetUps
@@ -61,8 +62,14 @@ def identities(tmp_path: Path) -> Identities:
     return make_identities(SITES, settings_of(), tmp_path / "keys", federation="test")
 
 
+SWOLLEN: set[str] = set()
+"""Sites whose update is beyond every bound just now."""
+
+
 def moved_by(site: str, number: int, size: int) -> np.ndarray:
     """What training changes at a site in a round."""
+    if site in SWOLLEN:
+        return np.full(size, 1e9, dtype=np.float32)
     return np.random.default_rng([ord(site[-1]), number]).normal(0, 0.1, size).astype(np.float32)
 
 
@@ -103,12 +110,12 @@ class InProcess(Grid):
         self.asked: list[str] = []
         self.seen: list[Message] = []
         self.nodes = {index: site for index, site in enumerate(sites, start=1)}
-        self._contexts = {site: Context(1, 1, {"site": site}, RecordDict(), {}) for site in sites}
+        self.contexts = {site: Context(1, 1, {"site": site}, RecordDict(), {}) for site in sites}
         self._apps = {site: app_of(site, None if keys is None else keys[site]) for site in sites}
 
     def forget(self, site: str) -> None:
         """The site's process is started anew."""
-        self._contexts[site].state = RecordDict()
+        self.contexts[site].state = RecordDict()
 
     def ask(self, _grid: Grid, messages: Iterable[Message]) -> list[Message]:
         replies = []
@@ -118,7 +125,7 @@ class InProcess(Grid):
                 self.asked.append(kind.removeprefix("query."))
             if not self.absent(site, kind):
                 try:
-                    replies.append(self._apps[site](message, self._contexts[site]))
+                    replies.append(self._apps[site](message, self.contexts[site]))
                 except ConnectionError as error:
                     replies.append(Message(Error(code=0, reason=str(error)), reply_to=message))
         self.seen += replies
@@ -385,3 +392,160 @@ def test_groups_give_the_inner_strategy_one_reply_for_each_and_survive_dropouts(
     _, metrics = one_round(strategy, grid, 1, start())
     assert [len(groups) for groups in seen] == [3]
     assert sum(seen[0]) == metrics[names.PEOPLE_KEY] == sum(PEOPLE.get(site, 10) for site in sites if site != "CPI_C")
+
+
+class Swollen(InProcess):
+    """Sites whose update is beyond every bound in the rounds of `when`."""
+
+    when: tuple[int, ...] = ()
+
+    def ask(self, grid: Grid, messages: Iterable[Message]) -> list[Message]:
+        messages = list(messages)
+        numbers = [
+            message.content[names.CONFIG][names.ROUND_KEY] for message in messages if names.CONFIG in message.content
+        ]  # type: ignore[index]
+        SWOLLEN.update({"CPI_B"} if any(number in self.when for number in numbers) else set())
+        try:
+            return super().ask(grid, messages)
+        finally:
+            SWOLLEN.clear()
+
+
+def test_a_site_whose_values_leave_their_bounds_leaves_the_run_so_that_refusals_measure_nothing(
+    identities: Identities,
+) -> None:
+    grid = Swollen(identities.folders)
+    grid.when = (1,)
+    strategy = secured(FedAvg(**COMMON), grid, identities)
+    arrays, _ = one_round(strategy, grid, 1, start())
+    assert strategy.participants == tuple(site for site in SITES if site != "CPI_B")
+    assert any("CPI_B refused" in reason and "beyond" in reason for reason in strategy.left_out)
+    one_round(strategy, grid, 2, arrays)
+    assert any("CPI_B left the run" in reason for reason in strategy.left_out)
+    fresh = secured(FedAvg(**COMMON), grid, identities)  # a new set-up does not bring it back
+    one_round(fresh, grid, 3, arrays)
+    assert "CPI_B" not in fresh.participants
+    assert any("CPI_B left the run" in reason for reason in fresh.left_out)
+
+
+def test_what_the_app_answers_in_another_form_is_not_sent_unmasked(identities: Identities) -> None:
+    grid = InProcess(identities.folders)
+    strategy = secured(FedAvg(**COMMON), grid, identities)
+    message = next(iter(strategy.configure_train(1, start(), ConfigRecord(dict(CONFIG)), grid)))
+    site = grid.nodes[message.metadata.dst_node_id]
+    secure = SecureSite(lambda _context: grid.keys_of[site], lambda _context: site)
+
+    def other_form(asked: Message, _context: Context) -> Message:
+        content = RecordDict(dict(train(site, asked).content))
+        content["my-metrics"] = content.pop(names.METRICS)
+        return Message(content, reply_to=asked)
+
+    reply = secure.mod(message, grid.contexts[site], other_form)
+    assert set(reply.content) == {names.SITE}
+    assert names.REFUSAL_KEY in reply.content[names.SITE]
+
+
+def test_the_context_shows_no_secret_of_the_session(identities: Identities) -> None:
+    grid = InProcess(identities.folders)
+    one_round(secured(FedAvg(**COMMON), grid, identities), grid, 1, start())
+    for site, context in grid.contexts.items():
+        sealed = context.state["secure-aggregation"]["session"]  # type: ignore[index]
+        state = grid.keys_of[site].identity.unseal(sealed)  # type: ignore[arg-type]
+        session = SiteSession.from_bytes(state)
+        secrets = [secret for secret in session._state.mask_keys + session._state.seeds if secret]
+        assert secrets
+        kept = repr(context).encode("unicode_escape") + sealed  # type: ignore[operator]
+        assert not any(secret in kept or repr(secret)[2:-1].encode() in kept for secret in secrets)
+        other = next(keys for name, keys in grid.keys_of.items() if name != site)
+        with pytest.raises(InputError, match="another identity's"):
+            other.identity.unseal(sealed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.pop(names.SLOT_KEY),
+        lambda record: record.update({names.SLOT_KEY: 1.9}),
+        lambda record: record.update({names.SLOT_KEY: "1"}),
+        lambda record: record.update({names.BEGIN_KEY: "text"}),
+        lambda record: record.update({names.BEGIN_KEY: b"garbage"}),
+    ],
+)
+def test_odd_messages_are_refused_by_name(identities: Identities, change: Callable[[ConfigRecord], object]) -> None:
+    grid = InProcess(identities.folders)
+    strategy = secured(FedAvg(**COMMON), grid, identities)
+    messages = list(strategy.configure_train(1, start(), ConfigRecord(dict(CONFIG)), grid))
+    for message in messages:
+        change(message.content[names.SECURE])  # type: ignore[arg-type]
+    for reply in grid.ask(grid, messages):
+        assert reply.content[names.SITE][names.REFUSAL_KIND_KEY] == "MalformedMessage"  # type: ignore[index]
+
+
+def test_a_missing_begin_is_refused_as_a_set_up_that_did_not_begin(identities: Identities) -> None:
+    grid = InProcess(identities.folders)
+    strategy = secured(FedAvg(**COMMON), grid, identities)
+    messages = list(strategy.configure_train(1, start(), ConfigRecord(dict(CONFIG)), grid))
+    for message in messages:
+        message.content[names.SECURE].pop(names.BEGIN_KEY)  # type: ignore[union-attr]
+    for reply in grid.ask(grid, messages):
+        assert reply.content[names.SITE][names.REFUSAL_KIND_KEY] == "UnknownSetUp"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        None,
+        ConfigRecord({}),
+        ConfigRecord({names.NAME_KEY: 7}),
+        ConfigRecord({names.NAME_KEY: "\x1b[31mred"}),
+        ArrayRecord({"w": Array(np.zeros(2))}),
+        ConfigRecord({names.NAME_KEY: "CPI_A", names.REFUSAL_KEY: "\x1b[31m" + "a" * 10**6 + "\nb"}),
+        ConfigRecord({names.NAME_KEY: "CPI_A"}),
+    ],
+)
+@pytest.mark.parametrize("step", ["advertise", "share", "train", "attest", "unmask"])
+def test_no_reply_of_one_site_stops_the_others(identities: Identities, site: object, step: str) -> None:
+    class Odd(InProcess):
+        def ask(self, grid: Grid, messages: Iterable[Message]) -> list[Message]:
+            replies = super().ask(grid, messages)
+            for reply in replies if self.asked[-1] == step else []:
+                if reply.metadata.src_node_id == 1:
+                    reply.content = RecordDict({} if site is None else {names.SITE: site})
+            return replies
+
+    grid = Odd(identities.folders)
+    strategy = secured(FedAvg(**COMMON), grid, identities)
+    one_round(strategy, grid, 1, start())
+    assert set(strategy.participants) >= set(SITES[1:])
+    assert strategy.left_out
+    said = "; ".join(strategy.left_out)
+    assert said.isprintable()
+    assert len(said) < 1000
+
+
+def test_a_trimmed_mean_that_lost_a_group_is_abandoned_not_weakened(tmp_path: Path) -> None:
+    sites = tuple(f"CPI_{letter}" for letter in "ABCDEFGHI")
+    offices = "offices={" + ", ".join(f"{site}: {{provinces: [AA]}}" for site in sites) + "}"
+    flags = (
+        *(offices, "aggregator=trimmed_mean", "federated.trim=0.34", "privacy.secure_agg.groups=3"),
+        *("secure_agg.threshold=60%", "federated.min_clients=3"),
+    )
+    keys = make_identities(sites, settings_of(*flags), tmp_path / "keys", federation="nine")
+    grid = InProcess(keys.folders, lambda _site, _kind: False, sites)
+    strategy = build_strategy(settings_of(*flags), sites, keys.roster, grid.ask)
+    arrays, _ = one_round(strategy, grid, 1, start())
+    grid.absent = lambda site, kind: kind == "train" and site == "CPI_C"
+    with pytest.raises(RoundAbandoned, match="2 groups kept enough sites and the aggregator needs 3"):
+        one_round(strategy, grid, 2, arrays)
+
+
+def test_a_site_may_ask_for_more_colluders_to_be_withstood_than_the_threshold_does(identities: Identities) -> None:
+    for folder in identities.folders.values():
+        text = (folder / "site.yaml").read_text(encoding="utf-8") + "tolerated_colluders: 2\n"
+        (folder / "site.yaml").write_text(text, encoding="utf-8")
+    grid = InProcess(identities.folders)
+    with pytest.raises(RoundAbandoned, match="withstands 0 colluding sites, and this site asks for 2"):
+        one_round(secured(FedAvg(**COMMON), grid, identities), grid, 1, start())
+    for site in SITES:
+        grid.forget(site)
+    one_round(secured(FedAvg(**COMMON), grid, identities, "secure_agg.threshold=4-of-5"), grid, 1, start())
