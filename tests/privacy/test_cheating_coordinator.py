@@ -31,7 +31,7 @@ from secure_federation import (
     values_of,
 )
 
-from privacy.secure_aggregation import keys, neighbours, site
+from privacy.secure_aggregation import keys, neighbours, site_sum
 from privacy.secure_aggregation.coordinator import SecureSum, SetUp
 from privacy.secure_aggregation.errors import (
     CohortTooSmall,
@@ -61,8 +61,10 @@ from privacy.secure_aggregation.messages import (
     Survivors,
     UnmaskRequest,
 )
-from privacy.secure_aggregation.site import SiteSession, SiteState
+from privacy.secure_aggregation.site import SiteSession
+from privacy.secure_aggregation.site_state import SiteState
 from privacy.secure_aggregation.terms import Limits
+from privacy.secure_aggregation.topology import Topology
 
 NAMES = ("A", "B", "C", "D", "E")
 
@@ -183,7 +185,7 @@ def test_groups_in_a_sparse_graph_are_not_divided_by_two_lists() -> None:
 
 @pytest.mark.usefixtures("sparse_graphs")
 def test_if_only_neighbours_were_asked_for_their_word_groups_would_be_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site.Topology, "peers_of", lambda self, name, cohort: self.holders_of(name))
+    monkeypatch.setattr(Topology, "peers_of", lambda self, name, cohort: self.holders_of(name))
     cohort, values, masked = groups_in_a_sparse_graph()
     victim, read, _ = divided_groups(cohort, 1, masked)
     assert is_exactly(read, expected_sum(cohort, 1, {victim: values[victim]}))
@@ -294,9 +296,9 @@ def test_colluders_that_copy_keys_in_another_spelling_cancel_no_masks(spelling: 
 def test_if_mask_keys_were_not_bound_to_names_copied_keys_would_cancel_masks(
     monkeypatch: pytest.MonkeyPatch, spelling: int
 ) -> None:
-    bound = site.pairwise_mask_key
+    bound = site_sum.pairwise_mask_key
     monkeypatch.setattr(
-        site, "pairwise_mask_key", lambda *given, pair, **details: bound(*given, pair=("", ""), **details)
+        site_sum, "pairwise_mask_key", lambda *given, pair, **details: bound(*given, pair=("", ""), **details)
     )
     assert reads_the_one_between(with_copied_keys({"Y": "A", "Z": "B"}, spelling))
 

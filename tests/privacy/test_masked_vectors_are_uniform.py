@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 from secure_federation import Cohort, federation_of, seeded, terms_of
 
-from privacy.secure_aggregation import masks, site
+from privacy.secure_aggregation import masks, site_sum
 from privacy.secure_aggregation.fixed_point import Encoding
 from privacy.secure_aggregation.messages import MaskedVector
 from privacy.secure_aggregation.terms import SegmentTerms
@@ -75,7 +75,7 @@ def masked(
         add(encoding, words, key, sign=sign)
         noted.append((key, sign))
 
-    monkeypatch.setattr(site, "add_mask", noting)
+    monkeypatch.setattr(site_sum, "add_mask", noting)
     values = {part.name: np.full(part.length, share_of_bound * part.bound) for part in LAYOUT}
     for slot in range(1, SLOTS + 1):
         for name in federation.names:
