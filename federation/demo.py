@@ -35,7 +35,7 @@ from data.preparation import Dataset, prepare, raw_files_of
 from data.scenarios import OFFICE_TOWNS
 from federation.comparison import Comparison, baseline_steps, compare, load_sites
 from federation.plots import plot_comparison, plot_offices, plot_progress
-from federation.results import check_out, new_run_directory, note_of, read_result, write_summary
+from federation.results import check_out, new_run_directory, note_of, protections_of, read_result, write_summary
 from federation.simulation import run_simulation
 from server.job import Job
 from server.rounds import MODEL_FILE, ROUNDS_FILE
@@ -86,13 +86,7 @@ def run_demo(settings: Settings, source: Source, out: Path | None, bars: Steps) 
         "model_sha256": sha256_of(parameters_of(model), card),
         "cohort": result["cohort"],
         "threshold": result["threshold"],
-        "protections": {
-            "differential_privacy": False,
-            "secure_aggregation": result["secure_aggregation"] is not None,
-            "anchoring": False,
-        },
-        "secure_aggregation": result["secure_aggregation"],
-        "abandoned": result["abandoned"],
+        **protections_of(result),
         "metrics": comparison.pooled,
         "metrics_by_office": comparison.by_office,
         "ranking": None,

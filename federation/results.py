@@ -92,6 +92,13 @@ def read_result(directory: Path) -> dict[str, Any]:
     return content
 
 
+def protections_of(result: dict[str, Any]) -> dict[str, Any]:
+    """What protected a run, as the coordinator recorded that it was done, and which rounds were given up."""
+    secure = result["secure_aggregation"]
+    done = {"differential_privacy": False, "secure_aggregation": secure is not None, "anchoring": False}
+    return {"protections": done, "secure_aggregation": secure, "abandoned": result["abandoned"]}
+
+
 def note_of(labels: str, synthetic: bool) -> str:
     """What stands under every plot of a run."""
     return f"labels: {labels}" + (" · synthetic data" if synthetic else "")

@@ -18,7 +18,7 @@ from federation.baselines import NAMES
 from federation.comparison import hidden_office, load_sites
 from federation.deployment import require_consent, run_deployment
 from federation.plots import plot_progress
-from federation.results import check_out, new_run_directory, note_of, read_result, write_summary
+from federation.results import check_out, new_run_directory, note_of, protections_of, read_result, write_summary
 from federation.simulation import run_simulation
 from server.job import Job
 from server.rounds import ROUNDS_FILE
@@ -67,13 +67,7 @@ def run_federation(
         "cohort": result["cohort"],
         "threshold": result["threshold"],
         "test_people": result["test_people"],
-        "protections": {
-            "differential_privacy": False,
-            "secure_aggregation": result["secure_aggregation"] is not None,
-            "anchoring": False,
-        },
-        "secure_aggregation": result["secure_aggregation"],
-        "abandoned": result["abandoned"],
+        **protections_of(result),
         "metrics_by_office": {office: hidden_office() for office in tables},
         "metrics": {name: result["test_metrics"] if name == "federated" else nothing for name in NAMES},
     }

@@ -131,7 +131,7 @@ def sort_replies(
     for reply in replies:
         if reply.has_error():
             last = (reply.error.reason or "no reason given").strip().splitlines()[-1].strip()
-            reasons.append(f"a site failed ({printable(last)})")
+            reasons.append(f"{known.get(reply.metadata.src_node_id, 'a site')} failed ({printable(last)})")
         elif not _is_named(reply):
             reasons.append("a site answered without a name that can be one")
         elif (refusal := refusal_of(reply)) is not None:

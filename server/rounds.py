@@ -76,7 +76,9 @@ def _train(
     """One round's exchanges: what the strategy made of the replies. Raises RoundAbandoned."""
     _await_quorum(grid, job, where=f"round {number}")
     messages = strategy.configure_train(number, arrays, _config_of(job), grid)
-    return strategy.aggregate_train(number, _ask(grid, messages, job))
+    aggregated, metrics = strategy.aggregate_train(number, _ask(grid, messages, job))
+    _require_sums(_numbers(metrics), names.VALIDATION, where=f"round {number}")
+    return aggregated, metrics
 
 
 def _evaluate(grid: Grid, job: Job, strategy: Wrapper, arrays: ArrayRecord) -> dict[str, Any]:
@@ -97,7 +99,22 @@ def _evaluate_once(grid: Grid, job: Job, strategy: Wrapper, arrays: ArrayRecord)
     settings = job.settings.federated
     _await_quorum(grid, job, where="closing evaluation")
     messages = strategy.configure_evaluate(settings.rounds, arrays, _config_of(job), grid)
-    return _numbers(strategy.aggregate_evaluate(settings.rounds, _ask(grid, messages, job)))
+    record = _numbers(strategy.aggregate_evaluate(settings.rounds, _ask(grid, messages, job)))
+    for prefix in (names.VALIDATION, names.TEST):
+        _require_sums(record, prefix, where="closing evaluation")
+    return record
+
+
+def _require_sums(record: dict[str, Any], prefix: str, *, where: str) -> None:
+    """Raise RoundAbandoned when what sites added up cannot be sums over people, as where one of them lies."""
+    try:
+        EvaluationSums.from_record(record, prefix)
+    except (ValueError, KeyError) as error:
+        raise RoundAbandoned(
+            "the sites' sums are none that honest answers add up to",
+            where=where,
+            remedy="find out which site answers wrongly, and leave it out",
+        ) from error
 
 
 def _ask(grid: Grid, messages: Iterable[Message], job: Job) -> list[Message]:

@@ -151,7 +151,7 @@ class SecureAggregation(Wrapper):
         if self._round is None:
             raise ValueError("replies are aggregated only after a round was configured")
         now = self._round
-        reasons = self._collect(now, list(replies), now.total.add_masked, acknowledge=True)
+        reasons = self._collect(now, set(now.questions), list(replies), now.total.add_masked)
         try:
             survivors = now.total.close()
             sites = now.total.survivors.survivors
@@ -184,18 +184,20 @@ class SecureAggregation(Wrapper):
         """One exchange of the protocol; returns why some sites are not in it."""
         nodes = {site: message.metadata.dst_node_id for site, message in now.questions.items()}
         asked = [payload_question(message_type, nodes[site], payload) for site, payload in questions.items()]
-        return self._collect(now, self._ask(now.grid, asked), take)
+        return self._collect(now, set(questions), self._ask(now.grid, asked), take)
 
     def _collect(
         self,
         now: _Round,
+        asked: set[str],
         replies: list[Message],
         take: Callable[[str, bytes], None],
-        *,
-        acknowledge: bool = False,
     ) -> list[str]:
+        """Take the answers in; returns why some of those that were asked are not in it."""
         sites = {message.metadata.dst_node_id: site for site, message in now.questions.items()}
         valid, reasons = sort_replies(replies, sites)
+        silent = asked - {sites[reply.metadata.src_node_id] for reply in replies}
+        reasons += [f"{site} did not answer" for site in silent]
         for refused in (reply for reply in replies if refusal_kind_of(reply) in _NEED_A_NEW_SET_UP):
             self._set_ups.forgotten_by(refused.metadata.src_node_id)
         for reply in valid:
@@ -205,8 +207,7 @@ class SecureAggregation(Wrapper):
             except ProtocolError as error:
                 reasons.append(f"{site} was left out ({type(error).__name__}: {error.what})")
                 continue
-            if acknowledge:
-                self._set_ups.begun_at(site)
+            self._set_ups.begun_at(site)
         return reasons
 
     def _as_reply(self, now: _Round, index: int, part: GroupSum) -> Message:
@@ -215,6 +216,12 @@ class SecureAggregation(Wrapper):
         content = RecordDict({names.METRICS: metrics, names.SITE: ConfigRecord({names.NAME_KEY: f"sum-{index:05}"})})
         if vector.UPDATE in part.values:
             weight = float(cast(float, metrics[self._weight]))
+            if not weight > 0:
+                raise RoundAbandoned(
+                    f"the sites' sum of '{self._weight}' is {weight:g}, which no honest answers add up to",
+                    where=now.where,
+                    remedy="find out which site answers wrongly, and take it out of the roster",
+                )
             content[names.ARRAYS] = vector.apply_update(now.arrays, part.values[vector.UPDATE] / weight)
         return Message(content, reply_to=now.questions[part.members[0]])
 

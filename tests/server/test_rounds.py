@@ -31,7 +31,7 @@ CARD = ModelCard("rule", (4,), synthetic=True)
 STEP = 0.25
 PEOPLE = 40
 
-Deed = Literal["takes part", "refuses", "fails", "is silent", "lies about its name", "diverges"]
+Deed = Literal["takes part", "refuses", "fails", "is silent", "lies about its name", "diverges", "sends nonsense"]
 Script = Callable[[str, str, int], Deed]
 """(site, message type, how many messages of that type the site has had, this one too) -> what the site does."""
 
@@ -97,7 +97,12 @@ class ScriptedGrid(Grid):
         if deed == "refuses":
             record[names.REFUSAL_KEY] = "table: it is\nempty; fill it."
             return Message(RecordDict({names.SITE: record}), reply_to=message)
-        return Message(content_of(message, record, np.nan if deed == "diverges" else STEP), reply_to=message)
+        content = content_of(message, record, np.nan if deed == "diverges" else STEP)
+        if deed == "sends nonsense":
+            metrics = content.metric_records[names.METRICS]
+            for part in (names.VALIDATION, names.TEST):
+                metrics[f"{part}{names.HISTOGRAM_KEY}"] = [-1000.0] * 2000
+        return Message(content, reply_to=message)
 
 
 def content_of(message: Message, record: ConfigRecord, step: float) -> RecordDict:
@@ -349,3 +354,10 @@ def test_an_evaluation_before_any_finished_round_is_nobodys() -> None:
     assert all(history.rows[0][name] is None for name in ("people", "threshold", *METRICS))
     assert history.abandoned_in_a_row == 1
     assert history.cohort == []
+
+
+def test_sums_that_nobody_can_have_give_the_round_up_and_not_the_run(tmp_path: Path) -> None:
+    run(ScriptedGrid(failing("train", [2], "sends nonsense", SITES[:1])), job_of(tmp_path, "federated.rounds=3"))
+    rows = rows_of(tmp_path)
+    assert rows["status"].tolist() == ["finished", "abandoned", "finished"]
+    assert "none that honest answers add up to" in rows["reason"][1]

@@ -549,3 +549,19 @@ def test_a_site_may_ask_for_more_colluders_to_be_withstood_than_the_threshold_do
     for site in SITES:
         grid.forget(site)
     one_round(secured(FedAvg(**COMMON), grid, identities, "secure_agg.threshold=4-of-5"), grid, 1, start())
+
+
+def test_a_silent_site_is_named_in_what_is_recorded_of_the_round(identities: Identities) -> None:
+    grid = InProcess(identities.folders, lambda site, kind: kind == "train" and site == "CPI_D")
+    strategy = secured(FedAvg(**COMMON), grid, identities)
+    one_round(strategy, grid, 1, start())
+    assert strategy.left_out == ("CPI_D did not answer",)
+
+
+def test_people_that_add_up_to_none_give_the_round_up_instead_of_dividing_by_them(
+    identities: Identities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.PEOPLE", dict(zip(SITES, (10, 20, 30, 40, -100), strict=True)))
+    grid = InProcess(identities.folders)
+    with pytest.raises(RoundAbandoned, match="no honest answers add up to"):
+        one_round(secured(FedAvg(**COMMON), grid, identities), grid, 1, start())
