@@ -79,10 +79,9 @@ def _text(result: dict[str, Any]) -> Group:
         kept = {True: "kept", False: "NOT KEPT", None: "not measured"}[result["within_limits"][name]]
         measured = "–" if result[name] is None else f"{result[name]:.3f}"
         figures.add_row(title, measured, f"{result['limits'][name]:g}", kept)
-    exchanges = result["exchanges_per_round"]
     middle = Text(
-        f"\nExchanges a round: {exchanges['without_check']}, and {exchanges['with_check']} where the list of survivors "
-        f"is signed.\nWith its share of a set-up for {result['setup_rounds']} rounds a site's work is "
+        f"\nExchanges a round: {result['exchanges_per_round_without_check']}, and {result['exchanges_per_round']} where "
+        f"the list of survivors is signed.\nWith its share of a set-up for {result['setup_rounds']} rounds a site's work is "
         f"{result['client_ratio_with_setup']:.3f} of Flower's.\n"
     )
     scale = Table(title="One round in Flower's simulation, set-up included", title_justify="left", box=None)
@@ -94,6 +93,6 @@ def _text(result: dict[str, Any]) -> Group:
         scale.add_row(
             *(str(count) for count in counts),
             *(f"{value:.1f}" for value in seconds),
-            f"{row['bytes_per_site'] / 1000:.1f}",
+            f"{row['bytes'] / 1000:.1f}",
         )
     return Group(head, figures, middle, scale)

@@ -109,8 +109,8 @@ class _Round:
             "setup_rounds": self.settings.privacy.secure_agg.setup_rounds,
             "seconds_setup": round(ready - begun, 2),
             "seconds_round": round(done - ready, 2),
-            "bytes_per_site": round(sum(self.sent[node] for node in delivered) / len(delivered)),
-            "bytes_to_site": round(sum(self.received[node] for node in delivered) / len(delivered)),
+            "bytes": round(sum(self.sent[node] for node in delivered) / len(delivered)),
+            "bytes_received": round(sum(self.received[node] for node in delivered) / len(delivered)),
         }
 
     def _ask(self, grid: Grid, messages: Iterable[Message]) -> list[Message]:
