@@ -25,7 +25,7 @@ Ask = Callable[[list[Message]], list[Message]]
 _SECOND_CHANCE = 5
 """Sums after which a set-up is renewed for a site that was there and did not get into it."""
 
-_LOG = logging.getLogger("flwr.djms")  # so that it stands where Flower's own messages do
+_LOG = logging.getLogger("flwr")  # so that it stands where Flower's own messages do
 
 
 @dataclass
