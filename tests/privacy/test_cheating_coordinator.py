@@ -102,7 +102,7 @@ def test_without_the_check_different_lists_uncover_the_sum_over_two_of_five(vict
     assert is_exactly(read, attacked.expected(victims))
 
 
-def test_even_without_the_check_nobody_is_singled_out_at_three_of_five() -> None:
+def test_lists_alone_single_nobody_out_at_three_of_five() -> None:
     with pytest.raises(ValueError, match="vote"):
         votes(NAMES, "A", 3, 1)
 
