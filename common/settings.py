@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from common.errors import InputError
-from common.settings_rules import SMALLEST_GROUP, refuse_what_does_not_fit, units_to_trim
+from common.settings_rules import SMALLEST_GROUP, refuse_what_does_not_fit, threshold_trouble, units_to_trim
 from common.tables import OUTCOME_LADDER
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -284,4 +284,8 @@ class Settings(_Section):
                 f"{sites}",
                 where="settings key 'federated'",
                 remedy="add offices, or lower the number of sites needed",
+            )
+        if (trouble := threshold_trouble(self, sites)) is not None:
+            raise InputError(
+                trouble, where="settings key 'privacy.secure_agg'", remedy="write a share of the cohort, e.g. '60%'"
             )

@@ -26,7 +26,6 @@ def refuse_what_does_not_fit(settings: Settings) -> None:
         return
     _refuse_pairs(settings)
     _refuse_groups(settings)
-    _refuse_threshold(settings)
     _refuse_coarse_sums(settings)
 
 
@@ -75,18 +74,19 @@ def _refuse_groups(settings: Settings) -> None:
         )
 
 
-def _refuse_threshold(settings: Settings) -> None:
-    threshold, offices = settings.privacy.secure_agg.threshold, len(settings.offices)
-    count = settings.privacy.secure_agg.threshold_count
-    if count is None or count[1] == offices:
-        return
-    if count[0] > offices:
-        raise ValueError(
-            f"privacy.secure_agg.threshold {threshold!r} needs {count[0]} sites, and offices names only {offices}; "
-            "write a share of the cohort, e.g. '60%'"
+def threshold_trouble(settings: Settings, sites: int) -> str | None:
+    """Why a threshold "t-of-n" does not do for a federation of so many sites, or None where it does.
+
+    Asked when a run starts and not when settings load: whoever only prepares tables needs no threshold.
+    """
+    threshold, count = settings.privacy.secure_agg.threshold, settings.privacy.secure_agg.threshold_count
+    if not settings.privacy.secure_aggregation or count is None or count[1] == sites:
+        return None
+    if count[0] > sites:
+        return f"privacy.secure_agg.threshold {threshold!r} needs {count[0]} sites, and there are only {sites}"
+    if 2 * count[0] <= sites:
+        return (
+            f"privacy.secure_agg.threshold {threshold!r} is not above half of {sites} sites, so two disjoint groups of "
+            "them could each reveal a sum"
         )
-    if 2 * count[0] <= offices:
-        raise ValueError(
-            f"privacy.secure_agg.threshold {threshold!r} is not above half of the {offices} offices, so two disjoint "
-            "groups of sites could each reveal a sum; write a share of the cohort, e.g. '60%'"
-        )
+    return None
