@@ -262,6 +262,7 @@ def nine_offices(source: Path, target: Path) -> str:
 
 
 @pytest.mark.rare
+@pytest.mark.timeout(1500)
 def test_on_a_superlink_a_killed_site_is_missed_in_its_rounds_only(small_federation: Path, tmp_path: Path) -> None:
     settings = settings_of("federated.rounds=10", "federated.round_timeout=40")
     kept = Kept(tmp_path / "run")
