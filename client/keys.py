@@ -23,8 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.errors import InputError
 from common.secure_vector import bounds
 from common.settings import SecureAggregationSettings
+from common.settings_rules import SMALLEST_GROUP
 from privacy.roster import Identity, Roster
-from privacy.secure_aggregation.terms import GROUP_MINIMUM, Limits
+from privacy.secure_aggregation.terms import Limits
 
 IDENTITY_FILE = "identity.pem"
 ROSTER_FILE = "roster.yaml"
@@ -38,7 +39,7 @@ class SiteFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-    minimum_cohort: Annotated[int, Field(ge=GROUP_MINIMUM)] = GROUP_MINIMUM
+    minimum_cohort: Annotated[int, Field(ge=SMALLEST_GROUP)] = SMALLEST_GROUP
     malicious_coordinator: bool = True
     colluders: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     dropouts: Annotated[float, Field(ge=0, lt=0.5)] = 0.0

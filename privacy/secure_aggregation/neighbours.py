@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
+from common.settings_rules import SMALLEST_GROUP
 from privacy.secure_aggregation import failure_bounds
 from privacy.secure_aggregation.errors import (
     CohortTooSmall,
@@ -38,7 +39,7 @@ from privacy.secure_aggregation.errors import (
 SECURITY_BITS = 80
 CORRECTNESS_BITS = 20
 FEWEST_NEIGHBOURS = 40
-SMALLEST_GROUP = 3
+
 
 _RING = b"djms/v1/neighbour-ring"
 _GROUPS = b"djms/v1/groups"

@@ -12,15 +12,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from common.settings_rules import SMALLEST_GROUP
 from privacy.secure_aggregation.errors import PastRound, ShapeChanged, TermsRefused
 from privacy.secure_aggregation.fixed_point import Encoding, Segment
-from privacy.secure_aggregation.neighbours import SMALLEST_GROUP, Neighbourhood, plan_neighbourhood
+from privacy.secure_aggregation.neighbours import Neighbourhood, plan_neighbourhood
 from privacy.secure_aggregation.wire import Positive, WireMessage
 
 PROTOCOL = 1
-GROUP_MINIMUM = SMALLEST_GROUP
-"""Fewest sites whose sum is revealed: in a sum of two, each of them sees the other's vector."""
-
 Share = Annotated[float, Field(ge=0.0, lt=0.5)]
 
 
@@ -46,7 +44,7 @@ class Terms(WireMessage):
     first_slot: Positive
     slots: Annotated[int, Field(ge=1, le=10_000)]
     threshold: str
-    minimum_cohort: Annotated[int, Field(ge=GROUP_MINIMUM)]
+    minimum_cohort: Annotated[int, Field(ge=SMALLEST_GROUP)]
     malicious_coordinator: bool
     dropout_recovery: bool
     groups: Annotated[int, Field(ge=0)]
@@ -87,7 +85,7 @@ class Terms(WireMessage):
 class Limits:
     """What a site asks of any terms, whatever the coordinator sends."""
 
-    minimum_cohort: int = GROUP_MINIMUM
+    minimum_cohort: int = SMALLEST_GROUP
     malicious_coordinator: bool = True
     colluders: float = 0.0
     dropouts: float = 0.0

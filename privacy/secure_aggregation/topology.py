@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
+from common.settings_rules import SMALLEST_GROUP
 from privacy.secure_aggregation.errors import CohortTooSmall, GroupTooSmall
 from privacy.secure_aggregation.keys import join
 from privacy.secure_aggregation.messages import Names, members_digest
 from privacy.secure_aggregation.neighbours import Graph, groups_of
-from privacy.secure_aggregation.terms import GROUP_MINIMUM, Terms
+from privacy.secure_aggregation.terms import Terms
 
 
 class Topology:
@@ -58,9 +59,9 @@ class Topology:
         if not self.terms.groups:
             return (cohort,)
         groups = groups_of(cohort, self.terms.groups, join(self.digest, slot))
-        if min(map(len, groups)) < GROUP_MINIMUM:
+        if min(map(len, groups)) < SMALLEST_GROUP:
             raise GroupTooSmall(
-                f"{len(cohort)} sites in {self.terms.groups} groups leave fewer than {GROUP_MINIMUM} in one",
+                f"{len(cohort)} sites in {self.terms.groups} groups leave fewer than {SMALLEST_GROUP} in one",
                 remedy="lower privacy.secure_agg.groups, or wait for more sites",
             )
         return groups
@@ -86,7 +87,9 @@ class Topology:
     def revealed_survivors(self, cohort: Names, slot: int, survivors: Sequence[str]) -> frozenset[str]:
         """Survivors of groups that have enough of them for a sum that hides each."""
         there = set(survivors)
-        enough = [there & set(group) for group in self.groups(cohort, slot) if len(there & set(group)) >= GROUP_MINIMUM]
+        enough = [
+            there & set(group) for group in self.groups(cohort, slot) if len(there & set(group)) >= SMALLEST_GROUP
+        ]
         return frozenset().union(*enough)
 
 
