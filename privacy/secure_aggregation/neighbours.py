@@ -40,7 +40,6 @@ SECURITY_BITS = 80
 CORRECTNESS_BITS = 20
 FEWEST_NEIGHBOURS = 40
 
-
 _RING = b"djms/v1/neighbour-ring"
 _GROUPS = b"djms/v1/groups"
 _COUNT = re.compile(r"([0-9]{1,6})-of-([1-9][0-9]{0,5})")

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from common.settings_rules import SMALLEST_GROUP
-from privacy.secure_aggregation.errors import CohortTooSmall, GroupTooSmall
+from privacy.secure_aggregation.errors import CohortTooSmall
 from privacy.secure_aggregation.keys import join
 from privacy.secure_aggregation.messages import Names, members_digest
 from privacy.secure_aggregation.neighbours import Graph, groups_of
@@ -58,13 +58,7 @@ class Topology:
         """The slot's groups; one of everybody where the terms have none. Raises GroupTooSmall."""
         if not self.terms.groups:
             return (cohort,)
-        groups = groups_of(cohort, self.terms.groups, join(self.digest, slot))
-        if min(map(len, groups)) < SMALLEST_GROUP:
-            raise GroupTooSmall(
-                f"{len(cohort)} sites in {self.terms.groups} groups leave fewer than {SMALLEST_GROUP} in one",
-                remedy="lower privacy.secure_agg.groups, or wait for more sites",
-            )
-        return groups
+        return groups_of(cohort, self.terms.groups, join(self.digest, slot))
 
     def partners_of(self, site: str, cohort: Names, slot: int) -> Names:
         """Those whose masks cancel against its own in this slot."""
