@@ -1,8 +1,8 @@
 """The site's Flower ClientApp: train on one's own people, evaluate what came in, say who one is.
 
-The table a site trains on is its own business: it stands in the site's node configuration (`training-table`), never in
-a message. In a simulation, where there is no node configuration, sites are numbered and their tables are given to
-`create_app`.
+The table a site trains on and the folder of its privacy ledger are its own business: they stand in the site's node
+configuration (`training-table`, `privacy-ledger`), never in a message. In a simulation, where there is no node
+configuration, sites are numbered and theirs are given to `create_app`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from common import messages as names
 from common.errors import InputError
 
 TABLE_KEY = "training-table"
+LEDGER_KEY = "privacy-ledger"
 
 
-def create_app(tables: Sequence[Path] | None = None, keys: Sequence[Path] | None = None) -> ClientApp:
+def create_app(
+    tables: Sequence[Path] | None = None, keys: Sequence[Path] | None = None, ledgers: Sequence[Path] | None = None
+) -> ClientApp:
     """The ClientApp.
 
-    `tables[i]` is the training table of simulated site `i` and `keys[i]` the folder of its keys; without them each node
-    knows its own.
+    `tables[i]` is the training table of simulated site `i`, `keys[i]` the folder of its keys and `ledgers[i]` that of
+    its privacy ledger and budget; without them each node knows its own.
     """
     paths = None if tables is None else tuple(str(path) for path in tables)
     folders = None if keys is None else tuple(str(folder) for folder in keys)
@@ -47,6 +50,12 @@ def create_app(tables: Sequence[Path] | None = None, keys: Sequence[Path] | None
             return keys_from_node_config(context)
         return read_site_keys(Path(folders[int(context.node_config["partition-id"])]))
 
+    def ledger_of(context: Context) -> Path | None:
+        if ledgers is not None:
+            return ledgers[int(context.node_config["partition-id"])]
+        folder = context.node_config.get(LEDGER_KEY) if tables is None else None
+        return None if folder is None else Path(str(folder))
+
     def name_of(context: Context) -> str:
         return table_of(context).stem
 
@@ -54,7 +63,7 @@ def create_app(tables: Sequence[Path] | None = None, keys: Sequence[Path] | None
         def learned() -> Message:
             from client.learning import answer as learn  # seconds of imports that only these messages need
 
-            return learn(message, table_of(context))
+            return learn(message, table_of(context), ledger_of(context))
 
         return answered(message, name_of(context), learned)
 

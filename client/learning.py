@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
+from client.private_learning import train_within_budget
 from client.site import Site, load_site
 from client.training import learning_rate_of_round, train_epochs
 from common import messages as names
@@ -23,15 +24,40 @@ from common.model import MatchingModel, from_array_record, load_parameters, para
 from common.pair_data import PairData
 
 
-def answer(message: Message, table: Path) -> Message:
-    """Train or evaluate on the site's own table, as the message says. Raises InputError where that cannot be done."""
+def answer(message: Message, table: Path, ledger: Path | None) -> Message:
+    """Train or evaluate on the site's own table, as the message says.
+
+    A site with a `ledger`, the folder of its privacy ledger, gives nothing without differential privacy. Raises
+    InputError where the message asks for what cannot be done.
+    """
     torch.set_num_threads(1)  # sums in one order, whatever the machine: the same seed gives the same model
     config = cast(ConfigRecord, message.content[names.CONFIG])
     _check_version(config)
     site = _site(str(table), table.stat().st_mtime_ns, *_split_of(config))
-    content = train(site, message) if message.metadata.message_type == "train" else evaluate(site, message)
-    content[names.SITE] = ConfigRecord({names.NAME_KEY: site.name})
+    content = _content(site, message, ledger)
+    content.setdefault(names.SITE, ConfigRecord({names.NAME_KEY: site.name}))
     return Message(content, reply_to=message)
+
+
+def _content(site: Site, message: Message, ledger: Path | None) -> RecordDict:
+    config = cast(ConfigRecord, message.content[names.CONFIG])
+    trains = message.metadata.message_type == "train"
+    if trains and names.UNIT_KEY in config:
+        if ledger is None:
+            raise InputError(
+                "the coordinator asks for private training, and this site has no privacy ledger",
+                where="site",
+                remedy="make one, and name its folder as 'privacy-ledger' in the node's configuration",
+            )
+        return train_within_budget(site, _model_of(message), config, ledger)
+    if ledger is not None:
+        raise InputError(
+            f"the coordinator asks for {'training' if trains else 'an evaluation'} without differential privacy, and "
+            "this site gives none",
+            where="site",
+            remedy="switch privacy.dp on",
+        )
+    return train(site, message) if trains else evaluate(site, message)
 
 
 def train(site: Site, message: Message) -> RecordDict:

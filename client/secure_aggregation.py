@@ -92,7 +92,7 @@ class SecureSite:
         metrics = reply.content.metric_records[names.METRICS]
         values: dict[str, np.ndarray] = {vector.SUMS: vector.flatten_metrics(metrics)}
         weights: dict[str, float] = {}
-        if kind == vector.TRAIN:
+        if kind != vector.EVALUATE:
             values[vector.UPDATE] = vector.update_of(reply.content.array_records[names.ARRAYS], arrays)
             weights[vector.UPDATE] = float(cast(float, metrics[names.PEOPLE_KEY]))
         rng = _rounding_generator(message, slot, keys.identity.name)
@@ -145,9 +145,9 @@ class SecureSite:
 
 def _kind_of(message: Message, slot: int) -> str:
     """Whether it is training or evaluation. A round is trained in its own slot, so that it is never trained twice."""
-    kind = message.metadata.message_type.partition(".")[0]
     config = cast(ConfigRecord, message.content[names.CONFIG])
-    if kind == vector.TRAIN and int(cast(int, config[names.ROUND_KEY])) != slot:
+    kind = vector.kind_of(message.metadata.message_type, config)
+    if kind != vector.EVALUATE and int(cast(int, config[names.ROUND_KEY])) != slot:
         raise PastRound(
             f"round {config[names.ROUND_KEY]} is to be trained in slot {slot}", remedy="number slots as rounds"
         )

@@ -5,15 +5,16 @@
 A training message carries the global model and the round's settings. Its reply carries the trained model, its weight
 (the number of people it was trained on), and the evaluation of the model that came in, as sums over the site's own
 validation people: so a plain round is one exchange. Under secure aggregation the reply holds none of these but one
-vector under masks. A site that cannot take part replies with a refusal, a sentence the
-coordinator can read.
+vector under masks. In private training the reply carries no evaluation and no loss, which the noise does not cover, but
+the privacy event that was executed. A site that cannot take part replies with a refusal, a sentence the coordinator can
+read.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 """Raised whenever a message changes its meaning. Versions that differ refuse each other."""
 
 IDENTIFY: Final = "query.identify"
@@ -43,10 +44,23 @@ LEARNING_RATE_KEY: Final = "learning-rate"
 VALIDATION_SHARE_KEY: Final = "validation-share"
 TEST_SHARE_KEY: Final = "test-share"
 
+# CONFIG of a training message with differential privacy.
+UNIT_KEY: Final = "privacy-unit"
+RUN_KEY: Final = "run"
+NOISE_KEY: Final = "noise-multiplier"
+CLIP_KEY: Final = "max-grad-norm"
+STEPS_KEY: Final = "local-steps"
+SAMPLING_RATE_KEY: Final = "sampling-rate"
+MOMENTUM_KEY: Final = "momentum"
+SITES_KEY: Final = "sites"
+TOTAL_PEOPLE_KEY: Final = "people-of-all-sites"  # of the last finished round; 0 before it
+HONEST_KEY: Final = "least-honest"
+
 # SITE of a reply.
 NAME_KEY: Final = "name"
 REFUSAL_KEY: Final = "refusal"
 REFUSAL_KIND_KEY: Final = "refusal-kind"
+EVENT_KEY: Final = "privacy-event"  # JSON of the `PrivacyEvent` that was executed
 
 # SECURE of a message.
 PAYLOAD_KEY: Final = "payload"

@@ -35,27 +35,41 @@ Parameters = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What one must know to use the model's numbers."""
+    """What one must know to use the model's numbers.
+
+    `epsilon`, at `delta`, is what training cost one `unit` ("candidate" or "site"), computed from what was executed;
+    None where the model was trained without differential privacy, or its training is not over.
+    """
 
     labels: str
     hidden: tuple[int, ...]
     synthetic: bool
     encoding: int = ENCODING_VERSION
     kind: str = "mlp"
+    epsilon: float | None = None
+    delta: float | None = None
+    unit: str | None = None
 
 
 class MatchingModel(nn.Sequential):
     """Multilayer perceptron with ReLU: inputs of shape (rows, INPUT_SIZE) to one logit per row, shape (rows, 1)."""
 
-    def __init__(self, hidden: Sequence[int], *, seed: int) -> None:
-        """Initialise from `seed` alone: PyTorch's global generator plays no part."""
+    def __init__(self, hidden: Sequence[int], *, seed: int, from_zero: bool = False) -> None:
+        """Initialise from `seed` alone: PyTorch's global generator plays no part.
+
+        With `from_zero`, the last layer is zero, so every input gets the logit 0.
+        """
         random = torch.Generator().manual_seed(seed)
         layers: list[nn.Module] = []
         width = INPUT_SIZE
         for units in hidden:
             layers += [_linear(width, units, random), nn.ReLU()]
             width = units
-        super().__init__(*layers, _linear(width, 1, random))
+        last = _linear(width, 1, random)
+        if from_zero:
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+        super().__init__(*layers, last)
 
 
 def _linear(inputs: int, outputs: int, random: torch.Generator) -> nn.Linear:
@@ -160,4 +174,5 @@ def read_model(path: Path) -> tuple[MatchingModel, ModelCard]:
 
 
 def _jsonable(card: ModelCard) -> dict[str, Any]:
-    return {**asdict(card), "hidden": list(card.hidden)}
+    known = {name: value for name, value in asdict(card).items() if value is not None}
+    return {**known, "hidden": list(card.hidden)}

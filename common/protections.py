@@ -7,17 +7,21 @@ from typing import NoReturn
 from common.errors import InputError
 from common.settings import Settings
 
-OFF = ("privacy.dp.enabled=false", "anchoring.enabled=false")
-"""Settings that say openly that a run has neither."""
+OFF = ("anchoring.enabled=false",)
+"""Settings that say openly that a run has none of them."""
 
-UNAVAILABLE = {"privacy.dp": "differential privacy", "anchoring": "anchoring"}
+UNAVAILABLE = {"anchoring": "anchoring"}
 """Sections of the settings whose protection is not there, and its name."""
 
 
 def refuse_unavailable(settings: Settings) -> None:
     """Raise InputError when the settings ask for a protection that this version does not have."""
-    if settings.privacy.differential_privacy:
-        refuse("privacy.dp")
+    if settings.privacy.differential_privacy and settings.privacy.dp.unit != "candidate":
+        raise InputError(
+            "differential privacy with the unit 'site' is not part of this version",
+            where="settings key 'privacy.dp.unit'",
+            remedy="choose 'candidate', which hides each single person",
+        )
     if settings.anchoring.enabled:
         refuse("anchoring")
 

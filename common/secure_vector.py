@@ -21,6 +21,7 @@ from common.errors import RunError
 from common.evaluation_sums import EvaluationSums
 
 TRAIN: Final = "train"
+TRAIN_PRIVATELY: Final = "train-privately"
 EVALUATE: Final = "evaluate"
 UPDATE: Final = "update"
 SUMS: Final = "sums"
@@ -36,8 +37,16 @@ def bounds(max_people: int, value_bound: float) -> dict[str, float]:
     return {UPDATE: max_people * value_bound, SUMS: max_people * SUM_BOUND_PER_PERSON}
 
 
+def kind_of(message_type: str, config: ConfigRecord) -> str:
+    """Which vector answers a message of this type with this CONFIG."""
+    kind = message_type.partition(".")[0]
+    return TRAIN_PRIVATELY if kind == TRAIN and names.UNIT_KEY in config else kind
+
+
 def metrics_template(kind: str) -> dict[str, Any]:
     """The metrics of a reply of this kind, all zero."""
+    if kind == TRAIN_PRIVATELY:
+        return {names.PEOPLE_KEY: 0}
     empty = EvaluationSums.empty()
     if kind == TRAIN:
         return {names.PEOPLE_KEY: 0, names.TRAIN_LOSS_KEY: 0.0, **empty.to_record(names.VALIDATION)}

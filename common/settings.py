@@ -12,6 +12,7 @@ Rules kept here:
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -41,6 +42,7 @@ class PathSettings(_Section):
     processed_dir: Path = Path("data/processed")
     training_csv: Path = Path("data/processed/Enhanced_Training_Dataset.csv")
     federated_dir: Path = Path("data/federated")
+    ledger_dir: Path = Path("data/ledgers")
     results_dir: Path = Path("results")
 
 
@@ -75,13 +77,28 @@ class FederatedSettings(_Section):
 
 
 class DifferentialPrivacySettings(_Section):
-    """The privacy budget of a run."""
+    """What a run may cost the people it learns from, and how it trains within that."""
 
     enabled: bool = True
+    unit: Literal["candidate", "site"] = "candidate"
     epsilon: float = Field(default=1.0, gt=0)
     delta: float = Field(default=1e-6, gt=0, lt=1)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=0.1, gt=0)
     accountant: Literal["rdp"] = "rdp"
+    hidden: tuple[Positive, ...] = ()
+    local_steps: Positive = 8
+    sampling_rate: float = Field(default=1.0, gt=0, le=1)
+    momentum: float = Field(default=0.5, ge=0, lt=1)
+    averaged_rounds: Positive = 5
+    update_norm: float = Field(default=1.0, gt=0)
+
+
+class BudgetSettings(_Section):
+    """What a site lets its people pay in all, over runs and models; kept by the site, whatever a run asks."""
+
+    max_epsilon: float = Field(default=3.0, gt=0)
+    delta: float = Field(default=1e-6, gt=0, lt=1)
+    valid_until: date | None = None
 
 
 class SecureAggregationSettings(_Section):
@@ -140,6 +157,7 @@ class PrivacySettings(_Section):
 
     enabled: bool = True
     dp: DifferentialPrivacySettings = DifferentialPrivacySettings()
+    budget: BudgetSettings = BudgetSettings()
     secure_agg: SecureAggregationSettings = SecureAggregationSettings()
 
     @property
@@ -260,6 +278,11 @@ class Settings(_Section):
     def _protections_fit_together(self) -> Self:
         refuse_what_does_not_fit(self)
         return self
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Units of the hidden layers of a run's model: private training has a shape of its own."""
+        return self.privacy.dp.hidden if self.privacy.differential_privacy else self.training.hidden
 
     @property
     def quorum(self) -> int:

@@ -41,9 +41,15 @@ class Scored:
     probability: bool = True
 
 
-def federated(model: MatchingModel, sites: dict[str, Site], threshold: float) -> Scored:
-    """The federated model, with the threshold the federation chose on its validation people."""
-    return Scored(_by_part(lambda data, _name: predict(model, data.inputs), sites), dict.fromkeys(sites, threshold))
+def federated(model: MatchingModel, sites: dict[str, Site], threshold: float | None) -> Scored:
+    """The federated model, with the threshold the federation chose on its validation people.
+
+    Where it chose none, because sites kept their evaluations, one is chosen here on the same people.
+    """
+    scores = _by_part(lambda data, _name: predict(model, data.inputs), sites)
+    if threshold is None:
+        return _with_pooled_threshold(scores, sites)
+    return Scored(scores, dict.fromkeys(sites, threshold))
 
 
 def centralised(sites: dict[str, Site], settings: Settings, advance: Callable[[], None]) -> Scored:

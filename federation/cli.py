@@ -15,6 +15,7 @@ from common.errors import InputError
 from common.progress import progress_bars
 from common.protections import OFF, UNAVAILABLE, refuse, refuse_unavailable
 from common.report import Report
+from federation.protection_texts import protections_text
 
 QUICK = ("data.pairs_per_candidate=20", "federated.rounds=3")
 _SHOWN = {
@@ -105,9 +106,9 @@ def federate(
     text = Text.assemble(
         (f"Trained over {len(summary['cohort'])} sites, {summary['rounds']} rounds ", "bold"),
         f"({engine}; labels: {summary['labels']}{_synthetic(summary)}).\n",
-        f"On test people, from sums over sites: ROC-AUC {_shown(metrics['roc_auc'])}, "
+        f"{_quality(summary)}: ROC-AUC {_shown(metrics['roc_auc'])}, "
         f"log-loss {_shown(metrics['log_loss'])}, NDCG@5 {_shown(metrics['ndcg_at_5'])}.\n",
-        _protections(summary),
+        protections_text(summary),
         f"Model   {summary['model_sha256']}\nFiles   {summary['directory']}",
         no_wrap=True,
         overflow="ignore",
@@ -115,36 +116,13 @@ def federate(
     return Report(summary, text)
 
 
-def _protections(summary: dict[str, Any]) -> str:
-    """What the run was protected by, as it was done, and what it was not protected by."""
-    secure = summary["secure_aggregation"]
-    missing = "no differential privacy and no anchoring: this version does not have them.\n"
-    if secure is None:
-        return f"{_given_up(summary)}Sites' answers were seen by the coordinator one by one, and there was {missing}"
-    holders = f"{secure['threshold']} of {secure['holders']}"
-    return (
-        f"{_given_up(summary)}"
-        f"Secure aggregation: only sums over sites were seen; {holders} sites unmask a sum.{_withstands(secure)}\n"
-        f"There was {missing}"
-    )
-
-
-def _given_up(summary: dict[str, Any]) -> str:
-    """Which rounds were abandoned; nothing where none was."""
-    if not summary["abandoned"]:
-        return ""
-    rounds = ", ".join(str(number) for number in summary["abandoned"])
-    return f"Rounds given up for want of sites, the model left as it was: {rounds} (why: rounds.csv).\n"
-
-
-def _withstands(secure: dict[str, Any]) -> str:
-    """Who may work against the sites and still see no site's vector; nothing where it is a matter of chance."""
-    colluders = secure["tolerated_colluders"]
-    if colluders is None:
-        return ""
-    together = f" together with {colluders} of them" if colluders else " alone"
-    how = "cheats" if secure["malicious_coordinator"] else "is curious"
-    return f" It withstands a coordinator that {how}{together}."
+def _quality(summary: dict[str, Any]) -> str:
+    """Where the figures come from."""
+    if summary["differential_privacy"] is None:
+        return "On test people, from sums over sites"
+    if summary["synthetic"]:
+        return "On synthetic test people, evaluated here because no site gives its evaluation"
+    return "How good the model is, each office finds on its own people; no site gives its evaluation"
 
 
 def _shown(value: float | None) -> str:
@@ -163,7 +141,7 @@ def _demo_text(summary: dict[str, Any], top: Any, person: dict[str, Any]) -> Gro
         (f", {summary['rounds']} rounds, {summary['seconds']:.0f} s\n", "bold"),
         f"{summary['people']:,} {kind}people, {summary['companies']:,} {kind}companies, {summary['pairs']:,} pairs; "
         f"labels: {summary['labels']}.\n",
-        _protections(summary),
+        protections_text(summary),
     )
     comparison = Table(title="On test people nobody trained on", title_justify="left", box=None, pad_edge=False)
     comparison.add_column("", no_wrap=True)

@@ -45,7 +45,7 @@ def baseline_steps(settings: Settings, sites: int) -> int:
 
 def compare(
     model: MatchingModel,
-    threshold: float,
+    threshold: float | None,
     sites: dict[str, Site],
     tables: dict[str, Path],
     settings: Settings,
@@ -73,6 +73,12 @@ def compare(
         name: hidden_office() if name in hidden else _of_office(contestants, site) for name, site in sites.items()
     }
     return Comparison(pooled, validation, by_office)
+
+
+def evaluate_here(model: MatchingModel, sites: dict[str, Site]) -> tuple[int, Metrics]:
+    """How many test people the sites have, and the model's metrics on them; for synthetic people only."""
+    people = sum(site.test.people for site in sites.values())
+    return people, baselines.pooled_metrics(baselines.federated(model, sites, None), sites)
 
 
 def hidden_office() -> dict[str, Any]:

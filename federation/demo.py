@@ -25,7 +25,7 @@ from client.ranking import rank_companies
 from client.site import Site
 from common.errors import InputError
 from common.files import atomic_path
-from common.model import MatchingModel, ModelCard, parameters_of, read_model, sha256_of
+from common.model import MatchingModel, ModelCard, read_model
 from common.progress import Steps
 from common.settings import Settings
 from common.split import Part, split_people
@@ -38,7 +38,7 @@ from federation.plots import plot_comparison, plot_offices, plot_progress
 from federation.results import check_out, new_run_directory, note_of, protections_of, read_result, write_summary
 from federation.simulation import run_simulation
 from server.job import Job
-from server.rounds import MODEL_FILE, ROUNDS_FILE
+from server.outcome import MODEL_FILE, ROUNDS_FILE
 
 RANKING_FILE = "ranking.csv"
 
@@ -57,10 +57,11 @@ def run_demo(settings: Settings, source: Source, out: Path | None, bars: Steps) 
     """Do all of it; returns the summary (which also stands in the run's folder), with `directory`, `top`, `person`."""
     started = time.monotonic()
     with _workspace(settings, source, out, bars) as (directory, dataset, tables, sites):
-        card = ModelCard(dataset.info.labels, settings.training.hidden, dataset.info.synthetic)
+        card = ModelCard(dataset.info.labels, settings.hidden, dataset.info.synthetic)
+        ledgers = settings.paths.ledger_dir if source.raw is not None else directory / "data" / "ledgers"
         with bars.step("Federated training", settings.federated.rounds) as advance:
             job = Job(settings, tuple(sites), card, directory, on_round=lambda _row: advance())
-            run_simulation(job, tables)
+            run_simulation(job, tables, ledgers)
         result = read_result(directory)
         model, _ = read_model(directory / MODEL_FILE)
         with bars.step("Training the baselines", baseline_steps(settings, len(sites))) as advance:
@@ -69,7 +70,7 @@ def run_demo(settings: Settings, source: Source, out: Path | None, bars: Steps) 
             ranking, person = _rank(model, dataset, settings)
             if dataset.info.synthetic:  # a real person's distances would tell where the person lives
                 _write_ranking(ranking, directory)
-            _draw(directory, comparison, note_of(dataset.info.labels, dataset.info.synthetic))
+            _draw(directory, comparison, result, note_of(dataset.info.labels, dataset.info.synthetic))
     summary = {
         "run": directory.name,
         "seed": settings.seed,
@@ -83,7 +84,7 @@ def run_demo(settings: Settings, source: Source, out: Path | None, bars: Steps) 
         "people": len(dataset.candidates),
         "companies": len(dataset.companies),
         "pairs": len(dataset.table),
-        "model_sha256": sha256_of(parameters_of(model), card),
+        "model_sha256": result["model_sha256"],
         "cohort": result["cohort"],
         "threshold": result["threshold"],
         **protections_of(result),
@@ -156,9 +157,10 @@ def _write_ranking(ranking: pd.DataFrame, directory: Path) -> None:
         ranking.round({"probability": 6, "distance_km": 2, "compatibility_score": 4}).to_csv(path, index=False)
 
 
-def _draw(directory: Path, comparison: Comparison, note: str) -> None:
-    rounds = pd.read_csv(directory / ROUNDS_FILE)
-    plot_progress(rounds, comparison.validation, directory / "progress.png", note=f"{note} · validation people")
+def _draw(directory: Path, comparison: Comparison, result: dict[str, Any], note: str) -> None:
+    if result["differential_privacy"] is None:  # with it nobody but a site knows how good a round's model is
+        rounds = pd.read_csv(directory / ROUNDS_FILE)
+        plot_progress(rounds, comparison.validation, directory / "progress.png", note=f"{note} · validation people")
     plot_comparison(comparison.pooled, directory / "comparison.png", note=f"{note} · test people")
     offices = {
         office: {name: metrics[name] for name in ("federated", "local", "best_possible")}

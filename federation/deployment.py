@@ -15,14 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import server
-from client.app import TABLE_KEY
+from client.app import LEDGER_KEY, TABLE_KEY
 from client.secure_aggregation import KEYS_KEY
 from common.errors import InputError, RunError
 from federation.identities import identities_for
+from federation.ledgers import ledger_folders
 from federation.processes import HOST, Processes, free_ports
 from server.app import ERROR_FILE
 from server.job import Job
-from server.rounds import RESULT_FILE, ROUNDS_FILE
+from server.outcome import RESULT_FILE, ROUNDS_FILE
 
 _FEDERATION = "djms-loopback"
 _GRACE_SECONDS = 10.0
@@ -41,6 +42,7 @@ def require_consent(insecure: bool) -> None:
 def run_deployment(job: Job, tables: dict[str, Path], *, insecure: bool, on_rounds: Callable[[int], None]) -> None:
     """Run `job` on a SuperLink and one SuperNode per table; `on_rounds(n)` is told when n rounds are done.
 
+    With differential privacy, the sites' privacy ledgers lie below `paths.ledger_dir` (`federation.ledgers`).
     Logs of the processes go to `job.output/logs`. Raises InputError without `insecure`, RunError when one ends early
     or the run fails.
     """
@@ -59,6 +61,7 @@ class Loopback:
         self._app = _app_directory()
         self._job = job
         self._tables = tables
+        self._ledgers = dict(zip(job.sites, ledger_folders(job.settings, job.sites) or (), strict=False))
         self._resources = contextlib.ExitStack()
 
     def __enter__(self) -> Loopback:
@@ -98,7 +101,7 @@ class Loopback:
             "--insecure",
             *("--superlink", f"{HOST}:{self._fleet}"),
             *("--host", HOST, "--port", str(free_ports(1)[0])),
-            *("--node-config", _node_config(self._tables[site], self._keys.get(site))),
+            *("--node-config", _node_config(self._tables[site], self._keys.get(site), self._ledgers.get(site))),
         )
 
     def kill_site(self, site: str) -> None:
@@ -116,9 +119,10 @@ class Loopback:
         _watch(self._job, self._processes, self._run, on_rounds)
 
 
-def _node_config(table: Path, keys: Path | None) -> str:
-    """What a site knows by itself: where its table and its keys lie."""
-    known = {TABLE_KEY: table} if keys is None else {TABLE_KEY: table, KEYS_KEY: keys}
+def _node_config(table: Path, keys: Path | None, ledger: Path | None) -> str:
+    """What a site knows by itself: where its table, its keys and its privacy ledger lie."""
+    places = {TABLE_KEY: table, KEYS_KEY: keys, LEDGER_KEY: ledger}
+    known = {key: path for key, path in places.items() if path is not None}
     return " ".join(f"{key}={json.dumps(str(path.absolute()), ensure_ascii=False)}" for key, path in known.items())
 
 

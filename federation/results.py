@@ -4,6 +4,7 @@ summary.json        the run in one object
 settings.yaml       every setting in force, the seed among them
 versions.json       versions of DJMS, Python and the libraries that numbers depend on
 rounds.csv, model.safetensors, federation.json   written by the coordinator
+privacy_ledger.json   with differential privacy, the events the sites executed: any accountant can price them
 *.png               training progress, comparison with the baselines, offices
 ranking.csv         companies for one person (no word about the person)
 """
@@ -25,12 +26,22 @@ from common.files import atomic_path
 from common.settings import Settings
 from common.tables import SYNTHETIC_MARK_FILE
 from server.app import ERROR_FILE
-from server.rounds import MODEL_FILE, RESULT_FILE, ROUNDS_FILE
+from server.outcome import LEDGER_FILE, MODEL_FILE, RESULT_FILE, ROUNDS_FILE
 
 SUMMARY_FILE = "summary.json"
 VERSIONS_FILE = "versions.json"
 _RUN_FILES = (
-    *(SUMMARY_FILE, RESULT_FILE, ROUNDS_FILE, MODEL_FILE, ERROR_FILE, "settings.yaml", "ranking.csv", "flower.log"),
+    *(
+        SUMMARY_FILE,
+        RESULT_FILE,
+        ROUNDS_FILE,
+        MODEL_FILE,
+        LEDGER_FILE,
+        ERROR_FILE,
+        "settings.yaml",
+        "ranking.csv",
+        "flower.log",
+    ),
     *("progress.png", "comparison.png", "offices.png"),
 )
 _LIBRARIES = ("djms", "flwr", "torch", "numpy", "pandas", "scikit-learn", "safetensors", "ray")
@@ -94,9 +105,18 @@ def read_result(directory: Path) -> dict[str, Any]:
 
 def protections_of(result: dict[str, Any]) -> dict[str, Any]:
     """What protected a run, as the coordinator recorded that it was done, and which rounds were given up."""
-    secure = result["secure_aggregation"]
-    done = {"differential_privacy": False, "secure_aggregation": secure is not None, "anchoring": False}
-    return {"protections": done, "secure_aggregation": secure, "abandoned": result["abandoned"]}
+    secure, private = result["secure_aggregation"], result["differential_privacy"]
+    done = {
+        "differential_privacy": private is not None,
+        "secure_aggregation": secure is not None,
+        "anchoring": False,
+    }
+    return {
+        "protections": done,
+        "secure_aggregation": secure,
+        "differential_privacy": private,
+        "abandoned": result["abandoned"],
+    }
 
 
 def note_of(labels: str, synthetic: bool) -> str:

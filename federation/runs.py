@@ -10,18 +10,18 @@ import pandas as pd
 
 from common.dataset_info import DatasetInfo
 from common.metrics import METRICS
-from common.model import ModelCard
+from common.model import ModelCard, read_model
 from common.progress import Steps
 from common.settings import Settings
 from data.partition import find_partition
 from federation.baselines import NAMES
-from federation.comparison import hidden_office, load_sites
+from federation.comparison import evaluate_here, hidden_office, load_sites
 from federation.deployment import require_consent, run_deployment
 from federation.plots import plot_progress
 from federation.results import check_out, new_run_directory, note_of, protections_of, read_result, write_summary
 from federation.simulation import run_simulation
 from server.job import Job
-from server.rounds import ROUNDS_FILE
+from server.outcome import MODEL_FILE, ROUNDS_FILE
 
 
 def run_federation(
@@ -34,8 +34,9 @@ def run_federation(
 ) -> dict[str, Any]:
     """Train over the offices' tables in `data`; returns the summary, which also stands in the run's folder.
 
-    Metrics are the federation's own, from sums over its sites. Baselines and offices' own metrics are null: they would
-    need everybody's pairs in one place.
+    Metrics are the federation's own, from sums over its sites; with differential privacy no site gives any, and they
+    are null but for synthetic people, whose tables are evaluated here. Baselines and offices' own metrics are null:
+    they would need everybody's pairs in one place.
     """
     if engine == "deployment":
         require_consent(insecure)
@@ -45,15 +46,21 @@ def run_federation(
     tables = find_partition(directory, settings.offices)
     info = DatasetInfo.read(directory)
     with bars.step("Checking the offices' tables"):
-        load_sites(tables, settings)
+        sites = load_sites(tables, settings)
     run = new_run_directory(settings, "federate", out)
-    card = ModelCard(info.labels, settings.training.hidden, info.synthetic)
+    card = ModelCard(info.labels, settings.hidden, info.synthetic)
     with bars.step(f"Federated training ({engine})", settings.federated.rounds) as advance:
         _run(engine, Job(settings, tuple(tables), card, run, on_round=lambda _row: advance()), tables, insecure)
     result = read_result(run)
-    note = f"{note_of(info.labels, info.synthetic)} · validation people"
-    plot_progress(pd.read_csv(run / ROUNDS_FILE), {}, run / "progress.png", note=note)
     nothing: dict[str, float | None] = dict.fromkeys(METRICS)
+    test_people, metrics = result["test_people"], result["test_metrics"]
+    if result["differential_privacy"] is None:
+        note = f"{note_of(info.labels, info.synthetic)} · validation people"
+        plot_progress(pd.read_csv(run / ROUNDS_FILE), {}, run / "progress.png", note=note)
+    elif info.synthetic:
+        test_people, metrics = evaluate_here(read_model(run / MODEL_FILE)[0], sites)
+    else:
+        metrics = nothing
     summary = {
         "run": run.name,
         "seed": settings.seed,
@@ -66,10 +73,10 @@ def run_federation(
         "model_sha256": result["model_sha256"],
         "cohort": result["cohort"],
         "threshold": result["threshold"],
-        "test_people": result["test_people"],
+        "test_people": test_people,
         **protections_of(result),
         "metrics_by_office": {office: hidden_office() for office in tables},
-        "metrics": {name: result["test_metrics"] if name == "federated" else nothing for name in NAMES},
+        "metrics": {name: metrics if name == "federated" else nothing for name in NAMES},
     }
     write_summary(run, summary)
     return {**summary, "directory": str(run)}

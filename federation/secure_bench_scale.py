@@ -93,7 +93,7 @@ class _Round:
     def _run(self, grid: Grid) -> None:
         wait = self.settings.federated.wait_timeout
         wait_for_sites(grid, self.sites, at_least=len(self.sites), timeout=wait, cancelled=self.cancelled)
-        strategy = build_strategy(self.settings, self.sites, self.roster, self._ask)
+        strategy = build_strategy(self.settings, self.sites, self.roster, self._ask, "bench")
         arrays = ArrayRecord({"model": Array(np.zeros(self.length, np.float32))})
         begun = time.perf_counter()
         messages = list(strategy.configure_train(1, arrays, ConfigRecord(), grid))

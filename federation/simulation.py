@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import DjmsError, RunError
 from federation.identities import identities_for
+from federation.ledgers import ledger_folders
 from server.job import Job
 
 if TYPE_CHECKING:
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
     from flwr.serverapp import ServerApp
 
 
-def run_simulation(job: Job, tables: dict[str, Path]) -> None:
+def run_simulation(job: Job, tables: dict[str, Path], ledgers: Path | None = None) -> None:
     """Run `job` with one simulated site per table; results go to `job.output`.
+
+    With differential privacy, the sites' privacy ledgers lie below `ledgers` (`federation.ledgers`), or below
+    `paths.ledger_dir`.
 
     Where the settings ask for secure aggregation, every site gets keys of its own, which are gone after the run.
     Flower's and Ray's own messages go to `flower.log` there. Raises what the coordinator raised, or RunError.
@@ -30,7 +34,9 @@ def run_simulation(job: Job, tables: dict[str, Path]) -> None:
 
     job.output.mkdir(parents=True, exist_ok=True)
     with identities_for(job) as (job, folders):
-        client_app = create_client_app([tables[site] for site in job.sites], folders)
+        client_app = create_client_app(
+            [tables[site] for site in job.sites], folders, ledger_folders(job.settings, job.sites, ledgers)
+        )
         run_apps(create_server_app(job), client_app, len(job.sites), job.output / "flower.log", job.cancelled)
 
 

@@ -92,6 +92,15 @@ class PrivacyEvent:
                 remedy="record the event with that relation",
             )
 
+    def costs_at_most(self, other: PrivacyEvent) -> bool:
+        """Whether nobody pays more for this release than for the other, whatever else they pay."""
+        return (
+            self.mechanism == other.mechanism
+            and self.noise_multiplier >= other.noise_multiplier
+            and self.sampling_rate <= other.sampling_rate
+            and self.steps <= other.steps
+        )
+
     def to_json(self) -> dict[str, str | int | float]:
         """The event as a JSON object with exactly `KEYS`; `from_json` reads it back."""
         return asdict(self)
@@ -118,6 +127,24 @@ class PrivacyEvent:
         if self.mechanism == "poisson-sampled-gaussian":
             release = dp_accounting.PoissonSampledDpEvent(self.sampling_rate, release)
         return dp_accounting.SelfComposedDpEvent(release, self.steps)
+
+
+def training_event(
+    *, site: str, run: str, round: int, noise_multiplier: float, sampling_rate: float, steps: int
+) -> PrivacyEvent:
+    """The event of one site's private training in one round, for the unit "candidate"."""
+    return PrivacyEvent(
+        mechanism="poisson-sampled-gaussian",
+        unit="candidate",
+        site=site,
+        noise_multiplier=noise_multiplier,
+        sampling_rate=sampling_rate,
+        steps=steps,
+        neighbouring_relation="add-or-remove-one",
+        purpose="training",
+        run=run,
+        round=round,
+    )
 
 
 KEYS = tuple(field.name for field in fields(PrivacyEvent))

@@ -35,11 +35,14 @@ class History:
         seconds: float,
         participants: tuple[str, ...],
         people: int,
-        train_loss: float,
+        train_loss: float | None,
         model_sha256: str,
         reason: str = "",
     ) -> None:
-        """A finished round; how good its model is follows with `evaluated`, `reason` says why sites were left out."""
+        """A finished round; how good its model is follows with `evaluated`, `reason` says why sites were left out.
+
+        `train_loss` is None where sites keep it to themselves.
+        """
         self._cohort.update(participants)
         self._add(
             number,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,16 @@ from privacy.roster import Roster
 RoundCallback = Callable[[dict[str, Any]], None]
 
 
+def _new_run() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
 @dataclass(frozen=True)
 class Job:
     """A run: its settings, the sites expected, what the model will be, where results go, and whom to tell of rounds.
 
-    `roster` is the federation's, needed for secure aggregation.
+    `roster` is the federation's, needed for secure aggregation. `run` is the run's name in privacy ledgers, where no
+    other run has it.
     """
 
     settings: Settings
@@ -34,6 +41,7 @@ class Job:
     on_round: RoundCallback = lambda _row: None
     cancelled: threading.Event = field(default_factory=threading.Event, compare=False)
     """Set when nobody waits for the run any more: it then ends at its next look at the sites' replies."""
+    run: str = field(default_factory=_new_run)
 
     def to_run_config(self) -> dict[str, str]:
         """As a Flower run configuration, one JSON text a key; `from_context` reads it back."""
@@ -43,6 +51,7 @@ class Job:
             "sites": json.dumps(self.sites),
             "card": json.dumps(card),
             "output": str(self.output.absolute()),
+            "run": self.run,
             "roster": "" if self.roster is None else self.roster.to_json(),
         }
 
@@ -57,9 +66,10 @@ class Job:
             return cls(
                 settings,
                 sites,
-                ModelCard(labels=card["labels"], hidden=settings.training.hidden, synthetic=card["synthetic"]),
+                ModelCard(labels=card["labels"], hidden=settings.hidden, synthetic=card["synthetic"]),
                 Path(str(config["output"])),
                 Roster.from_json(str(config["roster"])) if config["roster"] else None,
+                run=str(config["run"]),
             )
         except (KeyError, ValueError) as error:
             raise InputError(

@@ -3,9 +3,13 @@
     rounds.csv          one row a round, written anew after each
     model.safetensors   the model after the last finished round, canonical bytes
     federation.json     the threshold, the test metrics from sums over sites, the cohort, the abandoned rounds
+    privacy_ledger.json with differential privacy, the events that sites executed, for any accountant
 
 The reply to round r evaluates the model that came in, which is that of the last finished round before it, so a round's
 own metrics are known one exchange later; after the last round one evaluation exchange closes the history.
+
+With differential privacy sites keep losses and evaluations to themselves, so there is none of this, and the final model
+is the mean of the last finished rounds' models. Its card says what the executed events cost.
 
 A round that its strategy abandons leaves the model as it was and is recorded; the run goes on, until too many in a row
 were abandoned.
@@ -14,8 +18,8 @@ were abandoned.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,12 +36,10 @@ from server.abandoned import RoundAbandoned
 from server.exchange import TooFewSites, exchange, shortened, wait_for_sites
 from server.history import History
 from server.job import Job
+from server.outcome import MODEL_FILE, ROUNDS_FILE, write_result
+from server.private_outcome import close_private_run
 from server.strategies import build_strategy
 from server.wrapper import Wrapper
-
-ROUNDS_FILE = "rounds.csv"
-MODEL_FILE = "model.safetensors"
-RESULT_FILE = "federation.json"
 
 
 def run(grid: Grid, job: Job) -> None:
@@ -55,9 +57,13 @@ def run(grid: Grid, job: Job) -> None:
         timeout=settings.federated.wait_timeout,
         cancelled=job.cancelled,
     )
-    strategy = build_strategy(settings, job.sites, job.roster, lambda asked_on, asked: _ask(asked_on, asked, job))
-    arrays = to_array_record(parameters_of(MatchingModel(settings.training.hidden, seed=settings.seed)))
+    strategy = build_strategy(
+        settings, job.sites, job.roster, lambda asked_on, asked: _ask(asked_on, asked, job), job.run
+    )
+    private = settings.privacy.differential_privacy
+    arrays = to_array_record(parameters_of(MatchingModel(settings.hidden, seed=settings.seed, from_zero=private)))
     history = History()
+    finished: deque[ArrayRecord] = deque(maxlen=settings.privacy.dp.averaged_rounds)
     for number in range(1, settings.federated.rounds + 1):
         started = time.monotonic()
         try:
@@ -66,8 +72,12 @@ def run(grid: Grid, job: Job) -> None:
             _record_abandoned(job, history, number, started, arrays, abandoned)
             continue
         arrays = _finite(aggregated, number)
+        finished.append(arrays)
         _record_finished(job, history, number, started, arrays, _numbers(metrics), strategy)
-    _close(grid, job, strategy, arrays, history)
+    if private:
+        close_private_run(job, strategy, finished, history)
+    else:
+        _close(grid, job, strategy, arrays, history)
 
 
 def _train(
@@ -77,7 +87,8 @@ def _train(
     _await_quorum(grid, job, where=f"round {number}")
     messages = strategy.configure_train(number, arrays, _config_of(job), grid)
     aggregated, metrics = strategy.aggregate_train(number, _ask(grid, messages, job))
-    _require_sums(_numbers(metrics), names.VALIDATION, where=f"round {number}")
+    if not job.settings.privacy.differential_privacy:
+        _require_sums(_numbers(metrics), names.VALIDATION, where=f"round {number}")
     return aggregated, metrics
 
 
@@ -133,11 +144,11 @@ def _close(grid: Grid, job: Job, strategy: Wrapper, arrays: ArrayRecord, history
         "cohort": history.cohort,
         "abandoned": history.abandoned_rounds,
         "secure_aggregation": strategy.protection,
+        "differential_privacy": None,
         "test_people": int(record[names.PEOPLE_KEY]),
         "test_metrics": EvaluationSums.from_record(record, names.TEST).metrics(threshold),
     }
-    with atomic_path(job.output / RESULT_FILE) as path:
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(job, result)
 
 
 def _record_finished(
@@ -151,13 +162,15 @@ def _record_finished(
 ) -> None:
     """Enter a finished round and write its model; the reply's evaluation belongs to the round before."""
     parameters = from_array_record(arrays)
-    history.evaluated(EvaluationSums.from_record(record, names.VALIDATION))
+    private = job.settings.privacy.differential_privacy
+    if not private:
+        history.evaluated(EvaluationSums.from_record(record, names.VALIDATION))
     history.finish(
         number,
         seconds=time.monotonic() - started,
         participants=strategy.participants,
         people=int(record[names.PEOPLE_KEY]),
-        train_loss=record[names.TRAIN_LOSS_KEY] / record[names.PEOPLE_KEY],
+        train_loss=None if private else record[names.TRAIN_LOSS_KEY] / record[names.PEOPLE_KEY],
         model_sha256=sha256_of(parameters, job.card),
         reason="; ".join(shortened(list(strategy.left_out))),
     )
@@ -210,7 +223,7 @@ def _config_of(job: Job) -> ConfigRecord:
             names.VERSION_KEY: names.PROTOCOL_VERSION,
             names.ROUNDS_KEY: settings.federated.rounds,
             names.SEED_KEY: settings.seed,
-            names.HIDDEN_KEY: list(settings.training.hidden),
+            names.HIDDEN_KEY: list(settings.hidden),
             names.EPOCHS_KEY: settings.federated.local_epochs,
             names.BATCH_SIZE_KEY: settings.federated.batch_size,
             names.LEARNING_RATE_KEY: settings.federated.learning_rate,

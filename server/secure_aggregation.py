@@ -94,7 +94,7 @@ class SecureAggregation(Wrapper):
     ) -> Iterable[Message]:
         """The inner strategy's messages, to the sites of the set-up, in the slot of the round."""
         messages = list(self.inner.configure_train(server_round, arrays, config, grid))
-        return self._configure(vector.TRAIN, server_round, messages, arrays, grid)
+        return self._configure(server_round, messages, arrays, grid)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -102,7 +102,7 @@ class SecureAggregation(Wrapper):
         """The same for an evaluation; it takes the first slot that is free."""
         messages = list(self.inner.configure_evaluate(server_round, arrays, config, grid))
         slot = max(server_round, self._round.total.slot if self._round else 0) + 1
-        return self._configure(vector.EVALUATE, slot, messages, arrays, grid)
+        return self._configure(slot, messages, arrays, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -114,12 +114,11 @@ class SecureAggregation(Wrapper):
         """Unmask the sum, then hand on."""
         return self.inner.aggregate_evaluate(server_round, self._unmasked(replies))
 
-    def _configure(
-        self, kind: str, slot: int, messages: list[Message], arrays: ArrayRecord, grid: Grid
-    ) -> list[Message]:
+    def _configure(self, slot: int, messages: list[Message], arrays: ArrayRecord, grid: Grid) -> list[Message]:
         self._participants = ()
         nodes = [message.metadata.dst_node_id for message in messages]
-        where = f"round {slot}" if kind == vector.TRAIN else "closing evaluation"
+        evaluates = any(message.metadata.message_type == vector.EVALUATE for message in messages)
+        where = "closing evaluation" if evaluates else f"round {slot}"
         try:
             current = self._set_ups.for_slot(slot, nodes, arrays, lambda asked: self._ask(grid, asked))
         except ProtocolError as error:
@@ -139,6 +138,7 @@ class SecureAggregation(Wrapper):
             )
         asked = next(iter(questions.values()))
         config = cast(ConfigRecord, asked.content[names.CONFIG])
+        kind = vector.kind_of(asked.metadata.message_type, config)
         try:
             total = SecureSum(current.set_up, slot, kind, vector.topic_of(arrays, config))
         except ProtocolError as error:

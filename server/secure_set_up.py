@@ -167,7 +167,11 @@ def _layouts(arrays: ArrayRecord, max_people: int, value_bound: float) -> dict[s
         length = int(vector.flatten_metrics(vector.metrics_template(kind)).size)
         return SegmentTerms(name=vector.SUMS, length=length, bound=bounds[vector.SUMS], bits=64)
 
-    return {vector.TRAIN: (sums(vector.TRAIN), update), vector.EVALUATE: (sums(vector.EVALUATE),)}
+    return {
+        vector.TRAIN: (sums(vector.TRAIN), update),
+        vector.TRAIN_PRIVATELY: (sums(vector.TRAIN_PRIVATELY), update),
+        vector.EVALUATE: (sums(vector.EVALUATE),),
+    }
 
 
 def _taken(take: Callable[[str, bytes], None], reply: Message, site: str, sites: dict[int, str]) -> list[str]:

@@ -2,6 +2,7 @@
 
     Quorum(FixedOrder(FedAvg(...)))                  in a plain run
     SecureAggregation(FixedOrder(FedAvg(...)))       where sites' answers are summed under masks
+    PrivateTraining(...)                             around either, where sites train with noise
 
 A wrapper hands everything on to what it wraps, whatever that is, and adds its one duty.
 """
@@ -21,16 +22,25 @@ from common.settings_rules import units_to_trim
 from privacy.roster import Roster
 from server.abandoned import RoundAbandoned
 from server.exchange import site_of, sort_replies
+from server.private_training import PrivateTraining
 from server.secure_aggregation import Ask, SecureAggregation
 from server.secure_set_up import SetUps
 from server.wrapper import Wrapper
 
 
-def build_strategy(settings: Settings, sites: Collection[str], roster: Roster | None, ask: Ask) -> Wrapper:
+def build_strategy(settings: Settings, sites: Collection[str], roster: Roster | None, ask: Ask, run: str) -> Wrapper:
     """The strategy that `federated.aggregator` names, with the wrappers that the settings ask for.
 
-    Raises InputError when secure aggregation is asked for and there is no roster to check keys with.
+    `run` is the run's name in privacy ledgers. Raises InputError when secure aggregation is asked for and there is no
+    roster to check keys with, and PlanRefused where no noise keeps the privacy that is asked for.
     """
+    summed = _summed(settings, sites, roster, ask)
+    if not settings.privacy.differential_privacy:
+        return summed
+    return PrivateTraining(summed, settings.privacy.dp, run=run, rounds=settings.federated.rounds, sites=len(sites))
+
+
+def _summed(settings: Settings, sites: Collection[str], roster: Roster | None, ask: Ask) -> Wrapper:
     common: dict[str, Any] = {
         "fraction_train": 1.0,
         "fraction_evaluate": 1.0,

@@ -9,6 +9,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from privacy.events import PrivacyEvent
+
 
 class Wrapper(Strategy):
     """A strategy that hands everything on to an inner one."""
@@ -30,6 +32,11 @@ class Wrapper(Strategy):
     def protection(self) -> dict[str, Any] | None:
         """How the sites' answers were kept from the coordinator, as it was done: hand on; None where they were not."""
         return self.inner.protection if isinstance(self.inner, Wrapper) else None
+
+    @property
+    def events(self) -> tuple[PrivacyEvent, ...]:
+        """What was released with noise so far, as it was executed: hand on; empty where nothing was."""
+        return self.inner.events if isinstance(self.inner, Wrapper) else ()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from site_tables import table_of
 
 from client.site import load_site
 from common.encoding import encode
@@ -12,30 +13,12 @@ from common.tables import (
     CANDIDATE_ID,
     COMPANY_ID,
     MATCH_PROBABILITY,
-    NUMERIC_COLUMNS,
     OFFICE,
-    ONE_HOT_COLUMNS,
     OUTCOME,
 )
 from common.training_table import read_training_table, write_training_table
 
 SHARES = {"seed": 42, "validation_share": 0.25, "test_share": 0.25}
-
-
-def table_of(people=40, pairs=3, *, office="CPI_Padova", seed=1, probability=True):
-    rng = np.random.default_rng(seed)
-    rows = people * pairs
-    table = pd.DataFrame(
-        {
-            CANDIDATE_ID: pd.Categorical([f"INVENTED{number % people:03d}" for number in range(rows)]),
-            COMPANY_ID: pd.Categorical([f"Ditta {number}" for number in range(rows)]),
-            OFFICE: pd.Categorical([office] * rows),
-            OUTCOME: rng.integers(0, 2, rows).astype(np.uint8),
-            **{name: rng.random(rows, dtype=np.float32) for name in NUMERIC_COLUMNS},
-            **{name: rng.integers(0, 2, rows).astype(np.uint8) for name in ONE_HOT_COLUMNS},
-        }
-    )
-    return table.assign(**{MATCH_PROBABILITY: rng.random(rows, dtype=np.float32)}) if probability else table
 
 
 @pytest.fixture

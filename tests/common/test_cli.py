@@ -76,7 +76,7 @@ def test_a_setting_has_a_flag_in_full_or_by_an_unambiguous_ending(settings_after
 def test_flags_change_what_they_name_and_nothing_else(settings_after):
     before = settings_after()
     after = settings_after(
-        "--secure_agg.threshold", "4-of-5", "--federated.rounds=5", "--set", "seed=7", "--hidden", "[8, 4]"
+        "--secure_agg.threshold", "4-of-5", "--federated.rounds=5", "--set", "seed=7", "--training.hidden", "[8, 4]"
     )
     before["privacy"]["secure_agg"]["threshold"] = "4-of-5"
     before["federated"]["rounds"] = 5

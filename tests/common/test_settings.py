@@ -54,6 +54,8 @@ anchoring:
   anchor_every_n: 1
 """
 GUIDE_KEYS = [key for key, _ in flat(yaml.safe_load(GUIDE))]
+OTHERWISE = {"privacy.dp.max_grad_norm": 0.1}
+"""Keys of the guide whose default is another, because it was measured to be better (docs/privacy.md)."""
 
 
 @pytest.fixture(autouse=True)
@@ -128,12 +130,14 @@ def test_a_key_of_the_guide_exists_with_the_guides_default(key):
     assert key in KEYS
     value = dict(flat(yaml.safe_load(GUIDE)))[key]
     stated = value_of(Settings.model_validate(nested({key: value})), key)
-    assert value_of(Settings(), key) == stated
+    assert value_of(Settings(), key) == OTHERWISE.get(key, stated)
 
 
-def test_the_guides_whole_file_loads_and_changes_nothing(tmp_path):
+def test_the_guides_whole_file_loads_and_changes_nothing_but_what_was_measured(tmp_path):
     assert len(GUIDE_KEYS) == 25
-    assert load(file=write(tmp_path, GUIDE)) == Settings()
+    found = dict(flat(load(file=write(tmp_path, GUIDE)).model_dump(mode="json")))
+    default = dict(flat(Settings().model_dump(mode="json")))
+    assert {key: value for key, value in default.items() if value != found[key]} == OTHERWISE
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,6 @@ def test_a_file_in_latin_1_is_told_how_to_become_utf_8(djms: Djms, raw: Path, tm
         (("--aggregator", "mean_of_means"), ("mean_of_means", "trimmed_mean")),
         (("--aggregator", "coordinate_median"), ("secure aggregation", "hides")),
         (("--secure_agg.groups", "2"), ("groups", "fedavg")),
-        (("--dp.epsilon", "0.5"), ("differential privacy", "not part of this version", "--privacy.dp.enabled false")),
-        (("--dp.enabled", "true"), ("differential privacy", "not part of this version", "--privacy.dp.enabled false")),
         (("--anchoring.anchor_every_n", "2"), ("anchoring", "not part of this version")),
         (
             ("--privacy.enabled", "false", "--aggregator", "trimmed_mean", "--federated.trim", "0.1"),

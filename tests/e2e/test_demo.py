@@ -46,7 +46,9 @@ def test_on_the_reference_scenario_federating_costs_nothing_and_little_is_left_t
     assert auc["federated"] >= auc["best_possible"] - 0.01
     assert auc["yes_to_everybody"] == 0.5
     assert summary["protections"]["secure_aggregation"] is True
-    assert summary["secure_aggregation"]["sums"] == 11
+    assert summary["secure_aggregation"]["sums"] == 10, "a sum was made that the noise does not cover"
+    assert summary["protections"]["differential_privacy"] is True
+    assert 0.99 < summary["differential_privacy"]["epsilon"] <= 1.0
     assert summary["secure_aggregation"]["malicious_coordinator"] is True
     federated = summary["metrics"]["federated"]
     assert federated["f1"] > summary["metrics"]["yes_to_everybody"]["f1"] + 0.01
@@ -59,7 +61,7 @@ def test_on_the_reference_scenario_federating_costs_nothing_and_little_is_left_t
 
 @pytest.mark.slow
 def test_where_offices_differ_the_small_ones_gain_most_by_federating(djms: Djms, tmp_path: Path) -> None:
-    done = djms("demo", "--scenario", "heterogeneous", "--out", tmp_path / "run", "--json")
+    done = djms("demo", "--scenario", "heterogeneous", "--dp.enabled", "false", "--out", tmp_path / "run", "--json")
     assert done.code == 0, done.err
     metrics, offices = done.data["metrics"], done.data["metrics_by_office"]
     assert metrics["federated"]["roc_auc"] > metrics["local"]["roc_auc"]
@@ -72,7 +74,7 @@ def test_where_offices_differ_the_small_ones_gain_most_by_federating(djms: Djms,
 def test_on_raw_files_of_another_writer_the_same_holds_and_no_record_stays_behind(djms: Djms, tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "run"
     write_office_files(raw, people=4_000, companies=500, seed=11)
-    done = djms("demo", "--raw", raw, "--out", out, "--json")
+    done = djms("demo", "--raw", raw, "--out", out, "--json", "--ledger_dir", tmp_path / "ledgers")
     assert done.code == 0, done.err
     summary = done.data
     auc = {name: metrics["roc_auc"] for name, metrics in summary["metrics"].items()}
@@ -85,7 +87,7 @@ def test_on_raw_files_of_another_writer_the_same_holds_and_no_record_stays_behin
     written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert written == {
         *("summary.json", "settings.yaml", "versions.json", "rounds.csv", "model.safetensors", "federation.json"),
-        *("progress.png", "comparison.png", "offices.png", "flower.log"),
+        *("privacy_ledger.json", "comparison.png", "offices.png", "flower.log"),
     }
     assert summary["ranking"] is None, "a real person's distances to companies tell where the person lives"
     for path in out.rglob("*"):
@@ -105,7 +107,7 @@ def test_labels_come_from_recorded_outcomes_where_there_are_any(djms: Djms, tmp_
             steps = ["proposto", "colloquio", "assunto", "cessato"][: random_.choice([1, 2, 3, 4])]
             rows += [(f"P{person}", f"Ditta inventata, n. {company}", "2025-03-01", step) for step in steps]
     write_outcomes(raw, rows)
-    done = djms("demo", "--raw", raw, "--out", out, "--json", "--federated.rounds", "2")
+    done = djms("demo", "--raw", raw, "--out", out, "--json", "--federated.rounds", "2", "--ledger_dir", tmp_path)
     assert done.code == 0, done.err
     assert done.data["labels"] == "outcomes"
     assert done.data["pairs"] == 6_000
@@ -115,9 +117,9 @@ def test_labels_come_from_recorded_outcomes_where_there_are_any(djms: Djms, tmp_
 
 @pytest.mark.slow
 def test_two_runs_of_one_seed_give_one_model_one_ranking_and_one_set_of_metrics(djms: Djms, tmp_path: Path) -> None:
-    runs = {}
+    runs, plain = {}, ("--dp.enabled", "false", "--json")  # noise that follows from a seed would be no noise
     for name, seed in (("one", 42), ("two", 42), ("other", 43)):
-        done = djms(*("demo", "--quick", "--federated.rounds", "1", "--seed", seed, "--out", tmp_path / name, "--json"))
+        done = djms(*("demo", "--quick", "--federated.rounds", "1", "--seed", seed, "--out", tmp_path / name, *plain))
         assert done.code == 0, done.err
         runs[name] = done.data
         file = tmp_path / name / "model.safetensors"
@@ -135,7 +137,8 @@ def test_what_a_person_reads_says_what_was_trained_how_good_where_and_what_next(
     for words in ("5 offices", "synthetic", "labels: rule", "yes to everybody", "best possible", str(out), "Next"):
         assert words in done.out.replace("\n", "") or words in done.out
     assert "Secure aggregation: only sums over sites were seen; 3 of 5 sites unmask a sum." in done.out
-    assert "There was no differential privacy and no anchoring" in done.out
+    assert "Differential privacy: ε 1 for each person" in done.out
+    assert "There was no anchoring" in done.out
     ranking = pd.read_csv(out / "ranking.csv")
     assert ranking["probability"].is_monotonic_decreasing
     assert ranking["distance_km"].max() <= 30

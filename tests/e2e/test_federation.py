@@ -183,7 +183,7 @@ def test_plain_text_needs_consent(djms: Djms, small_federation: Path, tmp_path: 
     assert not out.exists()
 
 
-@pytest.mark.parametrize("flags", [(), ("--privacy.enabled", "false"), ("--anchoring.enabled", "false")])
+@pytest.mark.parametrize("flags", [(), ("--privacy.enabled", "false")])
 def test_a_run_that_asks_for_a_protection_it_cannot_have_is_not_started(
     djms: Djms, small_federation: Path, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:

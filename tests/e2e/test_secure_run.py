@@ -37,7 +37,7 @@ from federation.deployment import Loopback
 from federation.identities import identities_for
 from server.exchange import exchange
 from server.job import Job
-from server.rounds import MODEL_FILE, ROUNDS_FILE
+from server.outcome import MODEL_FILE, ROUNDS_FILE
 
 SITES = ("CPI_Padova", "CPI_Treviso", "CPI_Venezia", "CPI_Verona", "CPI_Vicenza")
 SECURE = ("privacy.dp.enabled=false", "anchoring.enabled=false", "federated.local_epochs=1")

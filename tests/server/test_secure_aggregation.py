@@ -340,7 +340,7 @@ def test_a_site_unknown_to_the_roster_is_left_out_and_named(tmp_path: Path, iden
 
 def test_without_a_roster_the_settings_are_refused() -> None:
     with pytest.raises(InputError, match="no roster"):
-        build_strategy(settings_of(), SITES, None, InProcess(None).ask)
+        build_strategy(settings_of(), SITES, None, InProcess(None).ask, "run")
 
 
 def test_evaluation_is_summed_under_masks_and_an_abandoned_one_can_be_tried_again(identities: Identities) -> None:
@@ -532,7 +532,7 @@ def test_a_trimmed_mean_that_lost_a_group_is_abandoned_not_weakened(tmp_path: Pa
     )
     keys = make_identities(sites, settings_of(*flags), tmp_path / "keys", federation="nine")
     grid = InProcess(keys.folders, lambda _site, _kind: False, sites)
-    strategy = build_strategy(settings_of(*flags), sites, keys.roster, grid.ask)
+    strategy = build_strategy(settings_of(*flags), sites, keys.roster, grid.ask, "run")
     arrays, _ = one_round(strategy, grid, 1, start())
     grid.absent = lambda site, kind: kind == "train" and site == "CPI_C"
     with pytest.raises(RoundAbandoned, match="2 groups kept enough sites and the aggregator needs 3"):

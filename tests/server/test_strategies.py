@@ -75,7 +75,7 @@ def test_wrappers_delegate_to_whatever_they_wrap() -> None:
 
 
 def test_average_is_weighted_by_people_and_metrics_are_summed() -> None:
-    strategy = build_strategy(plain(min_clients=2), SITES[:2], None, nobody_asked)
+    strategy = build_strategy(plain(min_clients=2), SITES[:2], None, nobody_asked, "run")
     arrays, metrics = strategy.aggregate_train(1, [reply_of("CPI_A", [0.0], 30), reply_of("CPI_B", [4.0], 10)])
     assert arrays is not None
     assert metrics is not None
@@ -88,7 +88,7 @@ def test_order_of_arrival_does_not_change_a_single_bit() -> None:
     rng = np.random.default_rng(3)
     updates = {site: rng.normal(size=257) * 10.0 ** rng.integers(-6, 6, 257) for site in SITES}
     people = {site: int(rng.integers(1, 900)) for site in SITES}
-    strategy = build_strategy(plain(min_clients=5), SITES, None, nobody_asked)
+    strategy = build_strategy(plain(min_clients=5), SITES, None, nobody_asked, "run")
     results = set()
     for seed in range(8):
         order = list(SITES)
@@ -105,7 +105,7 @@ def test_order_of_arrival_does_not_change_a_single_bit() -> None:
 def test_robust_aggregators_withstand_one_wild_site(aggregator: str, expected: float) -> None:
     settings = plain(min_clients=5, aggregator=aggregator)
     values = dict(zip(SITES, (1.0, 2.0, 3.0, 4.0, 1000.0), strict=True))
-    arrays, _ = build_strategy(settings, SITES, None, nobody_asked).aggregate_train(
+    arrays, _ = build_strategy(settings, SITES, None, nobody_asked, "run").aggregate_train(
         1, [reply_of(s, [v]) for s, v in values.items()]
     )
     assert arrays is not None
@@ -113,7 +113,7 @@ def test_robust_aggregators_withstand_one_wild_site(aggregator: str, expected: f
 
 
 def test_too_few_sites_are_refused_and_every_missing_one_is_named_with_its_reason() -> None:
-    strategy = build_strategy(plain(min_clients=3), SITES[:4], None, nobody_asked)
+    strategy = build_strategy(plain(min_clients=3), SITES[:4], None, nobody_asked, "run")
     replies = [reply_of("CPI_A", [1.0]), reply_of("CPI_B", [], refusal="table: it is empty; fill it."), failure()]
     with pytest.raises(RoundAbandoned) as caught:
         strategy.aggregate_train(2, replies)
@@ -128,7 +128,7 @@ def test_too_few_sites_are_refused_and_every_missing_one_is_named_with_its_reaso
 
 
 def test_a_refusing_site_does_not_stop_a_round_that_has_its_quorum() -> None:
-    strategy = build_strategy(plain(min_clients=2), SITES[:3], None, nobody_asked)
+    strategy = build_strategy(plain(min_clients=2), SITES[:3], None, nobody_asked, "run")
     replies = [reply_of("CPI_A", [1.0]), reply_of("CPI_B", [3.0]), reply_of("CPI_C", [], refusal="no.")]
     arrays, _ = strategy.aggregate_train(1, replies)
     assert arrays is not None
@@ -136,7 +136,7 @@ def test_a_refusing_site_does_not_stop_a_round_that_has_its_quorum() -> None:
 
 
 def test_one_institution_under_two_nodes_does_not_count_twice() -> None:
-    strategy = build_strategy(plain(min_clients=2), SITES[:2], None, nobody_asked)
+    strategy = build_strategy(plain(min_clients=2), SITES[:2], None, nobody_asked, "run")
     with pytest.raises(RunError, match="two nodes call themselves CPI_A") as caught:
         strategy.aggregate_train(1, [reply_of("CPI_A", [1.0]), reply_of("CPI_A", [1.0])])
     assert not isinstance(caught.value, RoundAbandoned), "a cheating site must not cost only a round"

@@ -1,0 +1,61 @@
+"""What a run was protected by, as it was done, in words for an official; and what it was not protected by."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def protections_text(summary: dict[str, Any]) -> str:
+    """Rounds given up, secure aggregation, differential privacy, and what is missing, a line or more each."""
+    return "".join(
+        (
+            _given_up(summary),
+            _secure_aggregation(summary["secure_aggregation"]),
+            _differential_privacy(summary["differential_privacy"]),
+            "There was no anchoring: this version does not have it.\n",
+        )
+    )
+
+
+def _secure_aggregation(secure: dict[str, Any] | None) -> str:
+    if secure is None:
+        return "Sites' answers were seen by the coordinator one by one.\n"
+    holders = f"{secure['threshold']} of {secure['holders']}"
+    return f"Secure aggregation: only sums over sites were seen; {holders} sites unmask a sum.{_withstands(secure)}\n"
+
+
+def _differential_privacy(private: dict[str, Any] | None) -> str:
+    if private is None:
+        return "There was no differential privacy: the model may remember single people.\n"
+    one = {"candidate": "person", "site": "office"}[private["unit"]]
+    factor = math.exp(private["epsilon"])
+    checked = " and ".join(_ACCOUNTANTS[name] for name in ("pld", "opacus") if name in private["by_accountant"])
+    return (
+        f"Differential privacy: ε {private['epsilon']:.3g} for each {one}, δ {private['delta']:g}, computed from the "
+        f"noise that was added{f', checked by {checked}' if checked else ''}.\n"
+        f"  It means: whatever anybody finds out from this model about a {one}, a model trained without that {one}\n"
+        f"  would have told as well, at most {factor:.1f} times less or more likely. What holds for people in\n"
+        "  general, the model does tell: that is what it is for.\n"
+    )
+
+
+_ACCOUNTANTS = {"pld": "privacy loss distributions", "opacus": "Opacus"}
+
+
+def _given_up(summary: dict[str, Any]) -> str:
+    """Which rounds were abandoned; nothing where none was."""
+    if not summary["abandoned"]:
+        return ""
+    rounds = ", ".join(str(number) for number in summary["abandoned"])
+    return f"Rounds given up for want of sites, the model left as it was: {rounds} (why: rounds.csv).\n"
+
+
+def _withstands(secure: dict[str, Any]) -> str:
+    """Who may work against the sites and still see no site's vector; nothing where it is a matter of chance."""
+    colluders = secure["tolerated_colluders"]
+    if colluders is None:
+        return ""
+    together = f" together with {colluders} of them" if colluders else " alone"
+    how = "cheats" if secure["malicious_coordinator"] else "is curious"
+    return f" It withstands a coordinator that {how}{together}."
