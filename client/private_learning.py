@@ -36,7 +36,8 @@ def train_within_budget(site: Site, model: MatchingModel, config: Mapping[str, A
     _require_people(site, budget)
     ledger = PrivacyLedger.open(folder / LEDGER_FILE, create=False)
     asked = _event(site, config)
-    reservation = ledger.reserve(asked, budget)
+    rounds_to_come = max(0, int(config[names.ROUNDS_KEY]) - asked.round)
+    reservation = ledger.reserve(asked, budget, steps_to_come=rounds_to_come * asked.steps)
     done = train_privately(
         model,
         site.train,

@@ -411,7 +411,7 @@ def test_two_processes_at_once_share_one_budget(path: Path) -> None:
 
 
 def test_a_ledger_held_by_another_process_is_not_damaged(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.ledger.PATIENCE", 0.1)
+    monkeypatch.setattr("client.ledger_file.PATIENCE", 0.1)
     holder = sqlite3.connect(full, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(LedgerUnavailable, match="another process is using the ledger"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 from site_tables import table_of
 
 import client.private_learning
@@ -22,9 +23,15 @@ from common.errors import InputError, RunError
 from common.model import MatchingModel, from_array_record, parameters_of, to_array_record
 from common.training_table import write_training_table
 from privacy.accounting import epsilon_rdp
-from privacy.events import NoNoise, PrivacyEvent
+from privacy.events import NoNoise, PrivacyEvent, training_event
 
 PEOPLE = 60
+
+
+@pytest.fixture(autouse=True)
+def _in_a_task() -> None:
+    """Messages are made in one of Flower's processes."""
+    TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
 
 
 @pytest.fixture
@@ -51,7 +58,7 @@ def question(kind: str = "train", **changes: Any) -> Message:
     config: dict[str, Any] = {
         names.VERSION_KEY: names.PROTOCOL_VERSION,
         names.ROUND_KEY: 1,
-        names.ROUNDS_KEY: 10,
+        names.ROUNDS_KEY: 2,
         names.SEED_KEY: 42,
         names.HIDDEN_KEY: [],
         names.EPOCHS_KEY: 1,
@@ -90,7 +97,7 @@ def test_only_the_model_the_number_of_people_and_the_event_leave_the_site(table:
 def test_the_site_stops_at_its_budget_whatever_the_coordinator_sends(table: Path, ledger: Path) -> None:
     replies, refusal = 0, None
     while refusal is None and replies < 20:
-        changes = {names.ROUND_KEY: replies + 1, names.RUN_KEY: f"run-{replies}"}
+        changes = {names.ROUND_KEY: 1, names.ROUNDS_KEY: 1, names.RUN_KEY: f"run-{replies}"}
         try:
             answer(question(**changes), table, ledger)
             replies += 1
@@ -104,6 +111,21 @@ def test_the_site_stops_at_its_budget_whatever_the_coordinator_sends(table: Path
     for words in ("asks for ε", "there is", "left", "with no end date"):
         assert words in refusal
     assert len(entries) == 2 * replies, "what was refused was recorded"
+
+
+def test_a_run_that_the_budget_cannot_pay_to_its_end_is_not_begun(table: Path, tmp_path: Path) -> None:
+    ledger = ledger_at(tmp_path / "ledger", max_epsilon=1.0)
+    assert epsilon_rdp([event_of(1)], 1e-6) < 1.0 < epsilon_rdp([event_of(number) for number in range(1, 11)], 1e-6)
+    with pytest.raises(BudgetExceeded, match=r"run-1, to its end, asks for ε 3\.4"):
+        answer(question(**{names.ROUNDS_KEY: 10}), table, ledger)
+    assert not PrivacyLedger.open(ledger / LEDGER_FILE, create=False).entries()
+    answer(question(**{names.ROUNDS_KEY: 1}), table, ledger)
+
+
+def event_of(number: int) -> PrivacyEvent:
+    return training_event(
+        site="CPI_Verona", run="run-1", round=number, noise_multiplier=13.0, sampling_rate=1.0, steps=8
+    )
 
 
 def test_a_budget_whose_last_day_is_over_allows_nothing(table: Path, tmp_path: Path) -> None:
@@ -136,7 +158,7 @@ def test_a_site_without_a_ledger_does_not_train_privately(table: Path) -> None:
         ({names.STEPS_KEY: 0}, RunError, "steps"),
         ({names.SAMPLING_RATE_KEY: 1.5}, RunError, "sampling_rate"),
         ({names.RUN_KEY: "../../etc"}, RunError, "run is"),
-        ({names.CLIP_KEY: -1.0}, InputError, "clipping norm"),
+        ({names.CLIP_KEY: -1.0}, InputError, "learning rate of -"),
         ({names.NOISE_KEY: 0.5}, BudgetExceeded, "left"),
     ],
 )
