@@ -144,7 +144,8 @@ class PrivacyLedger:
         """Record the worst case of a training before it starts, if the budget allows it together with all before.
 
         A run's first training is allowed only if the budget allows `steps_to_come` like it as well: nobody pays for a
-        run that this site cannot finish. Raises BudgetExceeded and, also without a change, MixedEvents, AccountantsDisagree, and as `entries` does.
+        run that this site cannot finish. Raises BudgetExceeded and, also without a change, MixedEvents,
+        AccountantsDisagree, and as `entries` does.
         """
         with self._file.locked() as ledger:
             if steps_to_come and not any(entry.event.run == event.run for entry in ledger.entries):

@@ -9,10 +9,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from client.privacy_cli import ledger, plan
 from common.cli import DjmsCommand, new_group, settings_of
 from common.errors import InputError
 from common.progress import progress_bars
 from common.report import Report
+from federation.audit_cli import audit
 
 SITES = "5,20,100,550"
 QUICK_SITES = "5"
@@ -32,6 +34,11 @@ app = new_group("What the protections of people's data cost.")
 @app.callback()
 def group() -> None:
     """What the protections of people's data cost."""
+
+
+app.command("plan", cls=DjmsCommand)(plan)
+app.command("ledger", cls=DjmsCommand)(ledger)
+app.command("audit", cls=DjmsCommand)(audit)
 
 
 @app.command("bench", cls=DjmsCommand)
