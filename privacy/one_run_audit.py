@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from scipy.stats import binom
 
 _LARGEST = 50.0
@@ -24,10 +25,8 @@ def p_value(right: int, guesses: int, canaries: int, epsilon: float, delta: floa
         raise ValueError(f"{right} right of {guesses} guesses of {canaries} canaries, ε {epsilon}, δ {delta}")
     bias = 1 / (1 + math.exp(-epsilon))
     tail = float(binom.sf(right - 1, guesses, bias))
-    steepest = total = 0.0
-    for back in range(1, right + 1):
-        total += float(binom.pmf(right - back, guesses, bias))
-        steepest = max(steepest, total / back)
+    back = np.arange(1, right + 1)
+    steepest = float(np.max(np.cumsum(binom.pmf(right - back, guesses, bias)) / back, initial=0.0))
     return min(1.0, tail + 2 * canaries * delta * steepest)
 
 

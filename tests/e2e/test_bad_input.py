@@ -158,7 +158,7 @@ def test_outcomes_of_people_nobody_knows_are_refused_without_naming_them(djms: D
 def test_the_environment_may_not_ask_for_a_protection_that_is_not_there(
     djms: Djms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DJMS_PRIVACY__DP__ENABLED", "true")
+    monkeypatch.setenv("DJMS_ANCHORING__ENABLED", "true")
     refused_cleanly(djms("demo", "--quick", "--out", tmp_path / "run"), tmp_path, "not part of this version")
 
 
