@@ -29,7 +29,7 @@ COMMAND = Path(sys.executable).with_name("djms")
 
 
 @pytest.mark.slow
-def test_on_the_reference_scenario_federating_costs_nothing_and_little_is_left_to_gain(tmp_path: Path) -> None:
+def test_on_the_reference_scenario_federating_privately_costs_little_and_little_is_left_to_gain(tmp_path: Path) -> None:
     done = subprocess.run(
         [COMMAND, "demo", "--json", "--out", tmp_path / "run"],
         capture_output=True,
@@ -52,7 +52,7 @@ def test_on_the_reference_scenario_federating_costs_nothing_and_little_is_left_t
     assert summary["secure_aggregation"]["malicious_coordinator"] is True
     federated = summary["metrics"]["federated"]
     assert federated["f1"] > summary["metrics"]["yes_to_everybody"]["f1"] + 0.01
-    assert federated["ece"] < 0.02
+    assert federated["ece"] < 0.03  # clipping makes probabilities a little too cautious
     assert set(summary["metrics"]) == CONTESTANTS
     assert all(set(metrics) == set(METRICS) for metrics in summary["metrics"].values())
     assert set(summary["metrics_by_office"]) == set(TOWNS)
@@ -78,8 +78,8 @@ def test_on_raw_files_of_another_writer_the_same_holds_and_no_record_stays_behin
     assert done.code == 0, done.err
     summary = done.data
     auc = {name: metrics["roc_auc"] for name, metrics in summary["metrics"].items()}
-    assert auc["federated"] >= auc["centralised"] - 0.005
-    assert auc["federated"] >= auc["best_possible"] - 0.01
+    assert auc["federated"] >= auc["centralised"] - 0.015  # the noise differs from run to run
+    assert summary["differential_privacy"]["epsilon"] <= 1.0
     assert summary["labels"] == "rule"
     assert summary["synthetic"] is False
     assert summary["people"] == 4_000
