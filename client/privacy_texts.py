@@ -27,8 +27,8 @@ def plan_text(plan: Mapping[str, Any]) -> Group:
         _whole_offices() if plan["unit"] == "site" else "",
     )
     figures = Table.grid(padding=(0, 2))
-    for justify in ("left", "right", "left"):
-        figures.add_column(justify=justify)  # type: ignore[arg-type]
+    figures.add_column()
+    figures.add_column(justify="right")
     everybody = plan["sampling_rate"] == 1
     drawn = f"every {one} takes part in every step" if everybody else f"chance of each {one} to take part in a step"
     figures.add_row("noise multiplier", f"{plan['noise_multiplier']:.4g}", f"noise beside what one {one} can change")

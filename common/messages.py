@@ -54,7 +54,6 @@ SAMPLING_RATE_KEY: Final = "sampling-rate"
 MOMENTUM_KEY: Final = "momentum"
 SITES_KEY: Final = "sites"
 TOTAL_PEOPLE_KEY: Final = "people-of-all-sites"  # of the last finished round; 0 before it
-HONEST_KEY: Final = "least-honest"
 
 # SITE of a reply.
 NAME_KEY: Final = "name"

@@ -90,7 +90,6 @@ class DifferentialPrivacySettings(_Section):
     sampling_rate: float = Field(default=1.0, gt=0, le=1)
     momentum: float = Field(default=0.5, ge=0, lt=1)
     averaged_rounds: Positive = 5
-    update_norm: float = Field(default=1.0, gt=0)
 
 
 class BudgetSettings(_Section):
