@@ -196,7 +196,7 @@ class SecureAggregation(Wrapper):
         """Take the answers in; returns why some of those that were asked are not in it."""
         sites = {message.metadata.dst_node_id: site for site, message in now.questions.items()}
         valid, reasons = sort_replies(replies, sites)
-        silent = asked - {sites[reply.metadata.src_node_id] for reply in replies}
+        silent = asked - {sites.get(reply.metadata.src_node_id) for reply in replies}  # Flower answers for lost nodes
         reasons += [f"{site} did not answer" for site in silent]
         for refused in (reply for reply in replies if refusal_kind_of(reply) in _NEED_A_NEW_SET_UP):
             self._set_ups.forgotten_by(refused.metadata.src_node_id)
