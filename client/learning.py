@@ -49,7 +49,15 @@ def _content(site: Site, message: Message, ledger: Path | None) -> RecordDict:
                 where="site",
                 remedy="make one, and name its folder as 'privacy-ledger' in the node's configuration",
             )
-        return train_within_budget(site, _model_of(message), config, ledger)
+        model = _model_of(message)
+        return train_within_budget(
+            site,
+            model,
+            config,
+            ledger,
+            usual=lambda: _train(site, model, config),
+            share=cast(ConfigRecord | None, message.content.get(names.SECURE)),
+        )
     if ledger is not None:
         raise InputError(
             f"the coordinator asks for {'training' if trains else 'an evaluation'} without differential privacy, and "
@@ -65,8 +73,19 @@ def train(site: Site, message: Message) -> RecordDict:
     config = cast(ConfigRecord, message.content[names.CONFIG])
     model = _model_of(message)
     incoming = _sums(model, site.validation)
+    loss = _train(site, model, config)
+    metrics: dict[str, Any] = {
+        names.PEOPLE_KEY: site.train.people,
+        names.TRAIN_LOSS_KEY: loss * site.train.people,
+        **incoming.to_record(names.VALIDATION),
+    }
+    return RecordDict({names.ARRAYS: to_array_record(parameters_of(model)), names.METRICS: MetricRecord(metrics)})
+
+
+def _train(site: Site, model: MatchingModel, config: ConfigRecord) -> float:
+    """Train in place as the round's settings say; returns the mean loss per person."""
     round_number, seed = _integer(config, names.ROUND_KEY), _integer(config, names.SEED_KEY)
-    loss = train_epochs(
+    return train_epochs(
         model,
         site.train,
         epochs=_integer(config, names.EPOCHS_KEY),
@@ -76,12 +95,6 @@ def train(site: Site, message: Message) -> RecordDict:
         ),
         rng=np.random.default_rng([seed, round_number, _number_of(site.name)]),
     )
-    metrics: dict[str, Any] = {
-        names.PEOPLE_KEY: site.train.people,
-        names.TRAIN_LOSS_KEY: loss * site.train.people,
-        **incoming.to_record(names.VALIDATION),
-    }
-    return RecordDict({names.ARRAYS: to_array_record(parameters_of(model)), names.METRICS: MetricRecord(metrics)})
 
 
 def evaluate(site: Site, message: Message) -> RecordDict:

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.private_noise import RandomBytes
 from client.private_recipe import learning_rate
 from client.private_training import CENTRE, train_privately
 from client.site import Site
@@ -34,6 +33,7 @@ from common.model import MatchingModel, predict
 from common.pair_data import PairData
 from common.settings import DifferentialPrivacySettings
 from privacy.accounting import epsilon_rdp
+from privacy.discrete_gaussian import RandomBytes
 from privacy.events import PrivacyEvent, training_event
 from privacy.one_run_audit import epsilon_lower_bound
 from privacy.planning import solve_noise_multiplier

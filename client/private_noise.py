@@ -6,18 +6,15 @@ what was really done, and refuses it where it is not what was promised.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizer
-from scipy.special import bdtr, bdtrc, gammainccinv, gammaincinv, ndtri
+from scipy.special import bdtr, bdtrc, ndtri
 
 from common.errors import RunError
-
-RandomBytes = Callable[[int], bytes]
-"""How many bytes, to that many bytes that nobody can foresee."""
+from privacy.chi_square import chi_square_bounds
+from privacy.discrete_gaussian import RandomBytes
 
 FALSE_ALARM = 1e-12
 """Greatest probability with which one honest call of `train_privately` is taken for a dishonest one."""
@@ -114,11 +111,6 @@ class NoiseCheck:
         low, high = chi_square_bounds(freedom, FALSE_ALARM / 2 / figures)
         if not low <= energy <= high:  # also where it is not a number
             raise _not_as_promised("the noise that was added is not the noise that was promised")
-
-
-def chi_square_bounds(freedom: int, outside: float) -> tuple[float, float]:
-    """Between these lies a chi-square figure of so many degrees of freedom, but for a probability of `outside`."""
-    return 2 * float(gammaincinv(freedom / 2, outside / 2)), 2 * float(gammainccinv(freedom / 2, outside / 2))
 
 
 def uniform(size: int, random_bytes: RandomBytes) -> NDArray[np.float64]:

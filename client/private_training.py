@@ -39,10 +39,11 @@ from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import nn
 
-from client.private_noise import NoiseCheck, PoissonSampler, PrivateOptimiser, RandomBytes
+from client.private_noise import NoiseCheck, PoissonSampler, PrivateOptimiser
 from common.encoding import INPUT_NAMES
 from common.errors import InputError
 from common.pair_data import PairData
+from privacy.discrete_gaussian import RandomBytes
 
 CENTRE: Final = np.array([0.5 if name.endswith("]") and "[unknown]" not in name else 0.0 for name in INPUT_NAMES])
 """What is taken off the inputs while training: the middle of every segment's range, which is public.

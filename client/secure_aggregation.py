@@ -7,6 +7,7 @@ session lives in `context.state`. A site that has keys sends nothing unmasked: a
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, cast
@@ -21,6 +22,7 @@ from client.replies import answered
 from common import messages as names
 from common import secure_vector as vector
 from common.errors import InputError, RunError
+from privacy.distributed_noise import NoiseShare
 from privacy.secure_aggregation.errors import MalformedMessage, PastRound, UnknownSetUp
 from privacy.secure_aggregation.site import SiteSession
 from privacy.secure_aggregation.terms import Terms
@@ -28,6 +30,7 @@ from privacy.secure_aggregation.terms import Terms
 KEYS_KEY = "site-keys"
 _STATE = "secure-aggregation"
 _SESSION = "session"
+_NOISE_KEYS = (names.NOISE_KEY, names.UPDATE_NORM_KEY, names.SITE_WEIGHT_KEY)
 Value = TypeVar("Value", int, bytes)
 
 KeysOf = Callable[[Context], SiteKeys | None]
@@ -85,6 +88,11 @@ class SecureSite:
         session.require_open(slot)
         arrays = message.content.array_records[names.ARRAYS]
         topic = vector.topic_of(arrays, cast(ConfigRecord, message.content[names.CONFIG]))
+        share = _noise_share(session, kind, message) if kind == vector.TRAIN_SITES_PRIVATELY else None
+        if share is not None:  # in place of anything the coordinator may have written there
+            message.content[names.SECURE] = ConfigRecord(
+                {names.STEPS_TO_UNIT_KEY: share.steps, names.SHARES_KEY: share.shares}
+            )
         reply = call_next(message, context)
         if reply.has_error() or _is_refusal(reply):
             return reply
@@ -93,8 +101,11 @@ class SecureSite:
         values: dict[str, np.ndarray] = {vector.SUMS: vector.flatten_metrics(metrics)}
         weights: dict[str, float] = {}
         if kind != vector.EVALUATE:
-            values[vector.UPDATE] = vector.update_of(reply.content.array_records[names.ARRAYS], arrays)
-            weights[vector.UPDATE] = float(cast(float, metrics[names.PEOPLE_KEY]))
+            answered_arrays = reply.content.array_records[names.ARRAYS]
+            values[vector.UPDATE] = (
+                vector.update_of(answered_arrays, arrays) if share is None else vector.flatten(answered_arrays)
+            )
+            weights[vector.UPDATE] = float(cast(float, metrics[vector.weight_key(kind)]))
         rng = _rounding_generator(message, slot, keys.identity.name)
         try:
             payload = session.mask(slot, kind, topic, vector.shapes_digest(arrays), values, weights=weights, rng=rng)
@@ -152,6 +163,27 @@ def _kind_of(message: Message, slot: int) -> str:
             f"round {config[names.ROUND_KEY]} is to be trained in slot {slot}", remedy="number slots as rounds"
         )
     return kind
+
+
+def _noise_share(session: SiteSession, kind: str, message: Message) -> NoiseShare:
+    """The site's share of the noise, by the set-up it agreed to: the coordinator only says how much there is to be."""
+    config = cast(ConfigRecord, message.content[names.CONFIG])
+    figures = {key: float(cast(float, config[key])) for key in _NOISE_KEYS}
+    if not all(0.0 < figure < math.inf for figure in figures.values()) or not _is_power_of_two(
+        figures[names.SITE_WEIGHT_KEY]
+    ):
+        raise MalformedMessage("the coordinator asks for noise that cannot be", remedy="use the same version of DJMS")
+    return session.noise_share(
+        kind,
+        vector.UPDATE,
+        noise_multiplier=figures[names.NOISE_KEY],
+        norm=figures[names.UPDATE_NORM_KEY],
+        weight=figures[names.SITE_WEIGHT_KEY],
+    )
+
+
+def _is_power_of_two(number: float) -> bool:
+    return math.frexp(number)[0] == 0.5
 
 
 def _rounding_generator(message: Message, slot: int, site: str) -> np.random.Generator:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 """Raised whenever a message changes its meaning. Versions that differ refuse each other."""
 
 IDENTIFY: Final = "query.identify"
@@ -54,6 +54,8 @@ SAMPLING_RATE_KEY: Final = "sampling-rate"
 MOMENTUM_KEY: Final = "momentum"
 SITES_KEY: Final = "sites"
 TOTAL_PEOPLE_KEY: Final = "people-of-all-sites"  # of the last finished round; 0 before it
+UPDATE_NORM_KEY: Final = "update-norm"  # with the unit "site"
+SITE_WEIGHT_KEY: Final = "site-weight"  # with the unit "site": what every site's update weighs in a secure sum
 
 # SITE of a reply.
 NAME_KEY: Final = "name"
@@ -66,8 +68,13 @@ PAYLOAD_KEY: Final = "payload"
 SLOT_KEY: Final = "slot"
 BEGIN_KEY: Final = "begin"
 
+# SECURE within the site itself, with the unit "site": its share of the noise.
+STEPS_TO_UNIT_KEY: Final = "steps-to-unit"
+SHARES_KEY: Final = "shares"
+
 # METRICS of a reply. Everything is a sum over people, so that sites add up.
 PEOPLE_KEY: Final = "people"
+WEIGHT_KEY: Final = "weight"  # alone, with the unit "site": alike at all sites, so that it tells nothing of any
 TRAIN_LOSS_KEY: Final = "train-loss-sum"
 HISTOGRAM_KEY: Final = "histogram"  # positives then negatives, flattened
 NDCG_KEY: Final = "ndcg-sum"

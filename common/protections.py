@@ -16,12 +16,6 @@ UNAVAILABLE = {"anchoring": "anchoring"}
 
 def refuse_unavailable(settings: Settings) -> None:
     """Raise InputError when the settings ask for a protection that this version does not have."""
-    if settings.privacy.differential_privacy and settings.privacy.dp.unit != "candidate":
-        raise InputError(
-            "differential privacy with the unit 'site' is not part of this version",
-            where="settings key 'privacy.dp.unit'",
-            remedy="choose 'candidate', which hides each single person",
-        )
     if settings.anchoring.enabled:
         refuse("anchoring")
 

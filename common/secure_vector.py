@@ -1,6 +1,7 @@
 """A reply's contents as the two parts of a vector that secure aggregation sums, and back.
 
-`update` is what training changed in the model's parameters; sites weigh it by their people. `sums` holds every metric
+`update` is what training changed in the model's parameters; sites weigh it by their people, and all alike where the
+site is the unit of privacy. `sums` holds every metric
 of the reply, each of them a sum over people. The order is that of the model's parameters and of the metrics' names, so
 both sides know it without being told.
 """
@@ -22,6 +23,7 @@ from common.evaluation_sums import EvaluationSums
 
 TRAIN: Final = "train"
 TRAIN_PRIVATELY: Final = "train-privately"
+TRAIN_SITES_PRIVATELY: Final = "train-sites-privately"
 EVALUATE: Final = "evaluate"
 UPDATE: Final = "update"
 SUMS: Final = "sums"
@@ -40,13 +42,22 @@ def bounds(max_people: int, value_bound: float) -> dict[str, float]:
 def kind_of(message_type: str, config: ConfigRecord) -> str:
     """Which vector answers a message of this type with this CONFIG."""
     kind = message_type.partition(".")[0]
-    return TRAIN_PRIVATELY if kind == TRAIN and names.UNIT_KEY in config else kind
+    if kind == TRAIN and names.UNIT_KEY in config:
+        return TRAIN_SITES_PRIVATELY if config[names.UNIT_KEY] == "site" else TRAIN_PRIVATELY
+    return kind
+
+
+def weight_key(kind: str) -> str:
+    """By which metric updates of this kind are weighted."""
+    return names.WEIGHT_KEY if kind == TRAIN_SITES_PRIVATELY else names.PEOPLE_KEY
 
 
 def metrics_template(kind: str) -> dict[str, Any]:
     """The metrics of a reply of this kind, all zero."""
     if kind == TRAIN_PRIVATELY:
         return {names.PEOPLE_KEY: 0}
+    if kind == TRAIN_SITES_PRIVATELY:
+        return {names.WEIGHT_KEY: 0.0}
     empty = EvaluationSums.empty()
     if kind == TRAIN:
         return {names.PEOPLE_KEY: 0, names.TRAIN_LOSS_KEY: 0.0, **empty.to_record(names.VALIDATION)}
@@ -79,6 +90,11 @@ def update_of(trained: ArrayRecord, incoming: ArrayRecord) -> NDArray[np.float32
         raise RunError("training changed the model's shape", where="site", remedy="use the same version of DJMS")
     pairs = ((trained[name].numpy(), incoming[name].numpy()) for name in incoming)
     return np.concatenate([np.subtract(new, old, dtype=np.float32).ravel() for new, old in pairs])
+
+
+def flatten(arrays: ArrayRecord) -> NDArray[np.float64]:
+    """All values in their order, float64, shape (parameters,)."""
+    return np.concatenate([array.numpy().astype(np.float64).ravel() for array in arrays.values()])
 
 
 def apply_update(incoming: ArrayRecord, update: NDArray[np.float64]) -> ArrayRecord:

@@ -84,6 +84,7 @@ class DifferentialPrivacySettings(_Section):
     epsilon: float = Field(default=1.0, gt=0)
     delta: float = Field(default=1e-6, gt=0, lt=1)
     max_grad_norm: float = Field(default=0.1, gt=0)
+    update_norm: float = Field(default=1.0, ge=1e-3, le=1e3)
     accountant: Literal["rdp"] = "rdp"
     hidden: tuple[Positive, ...] = ()
     local_steps: Positive = 8

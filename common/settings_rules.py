@@ -21,12 +21,22 @@ def units_to_trim(trim: float) -> int:
 
 
 def refuse_what_does_not_fit(settings: Settings) -> None:
-    """Raise ValueError for the first combination that secure aggregation makes impossible."""
+    """Raise ValueError for the first combination that protections make impossible."""
+    _refuse_robust_sites(settings)
     if not settings.privacy.secure_aggregation:
         return
     _refuse_pairs(settings)
     _refuse_groups(settings)
     _refuse_coarse_sums(settings)
+
+
+def _refuse_robust_sites(settings: Settings) -> None:
+    privacy, aggregator = settings.privacy, settings.federated.aggregator
+    if privacy.differential_privacy and privacy.dp.unit == "site" and aggregator != "fedavg":
+        raise ValueError(
+            f"privacy.dp.unit 'site' needs to know how much one site can change, and with {aggregator} nobody knows; "
+            "set federated.aggregator to fedavg"
+        )
 
 
 def _refuse_coarse_sums(settings: Settings) -> None:

@@ -28,16 +28,23 @@ def _secure_aggregation(secure: dict[str, Any] | None) -> str:
 def _differential_privacy(private: dict[str, Any] | None) -> str:
     if private is None:
         return "There was no differential privacy: the model may remember single people.\n"
-    one = {"candidate": "person", "site": "office"}[private["unit"]]
+    article, one = {"candidate": ("a", "person"), "site": ("an", "office")}[private["unit"]]
     factor = math.exp(private["epsilon"])
     checked = " and ".join(_ACCOUNTANTS[name] for name in ("pld", "opacus") if name in private["by_accountant"])
     return (
         f"Differential privacy: ε {private['epsilon']:.3g} for each {one}, δ {private['delta']:g}, computed from the "
         f"noise that was added{f', checked by {checked}' if checked else ''}.\n"
-        f"  It means: whatever anybody finds out from this model about a {one}, a model trained without that {one}\n"
+        f"  It means: whatever anybody finds out from this model about {article} {one}, a model trained without that {one}\n"
         f"  would have told as well, at most {factor:.1f} times less or more likely. What holds for people in\n"
-        "  general, the model does tell: that is what it is for.\n"
+        "  general, the model does tell: that is what it is for.\n" + _whom_it_binds(private)
     )
+
+
+def _whom_it_binds(private: dict[str, Any]) -> str:
+    """Against whom it does not hold; nothing where it holds against everybody outside of a site."""
+    if private["noise_added_by"] == "sites":
+        return ""
+    return "  It does not hold against the coordinator, who added the noise and saw each office's update before.\n"
 
 
 _ACCOUNTANTS = {"pld": "privacy loss distributions", "opacus": "Opacus"}

@@ -14,7 +14,8 @@ A contract with every reader, of any year:
 * "poisson-sampled-gaussian": `steps` releases, each of the sum over a fresh sample that everybody enters independently
   with probability `sampling_rate` (Mironov, Talwar and Zhang 2019, arXiv:1908.10530). Its one relation is
   "add-or-remove-one": a replaced person moves two shares of a mixture, which no single sensitivity describes;
-* neighbours differ in one `unit`: one "candidate" with all their pairs, or one "site" with all it holds.
+* neighbours differ in one `unit`: one "candidate" with all their pairs, or one "site" with all it holds. For a site,
+  "add-or-remove-one" compares its contribution with zeros in its place: that it took part is no secret.
 """
 
 from __future__ import annotations
@@ -130,21 +131,33 @@ class PrivacyEvent:
 
 
 def training_event(
-    *, site: str, run: str, round: int, noise_multiplier: float, sampling_rate: float, steps: int
+    *,
+    unit: Unit = "candidate",
+    site: str,
+    run: str,
+    round: int,
+    noise_multiplier: float,
+    sampling_rate: float,
+    steps: int,
+    purpose: str = "training",
 ) -> PrivacyEvent:
-    """The event of one site's private training in one round, for the unit "candidate"."""
+    """The event of one site's private training in one round."""
     return PrivacyEvent(
-        mechanism="poisson-sampled-gaussian",
-        unit="candidate",
+        mechanism="gaussian" if unit == "site" else "poisson-sampled-gaussian",
+        unit=unit,
         site=site,
         noise_multiplier=noise_multiplier,
         sampling_rate=sampling_rate,
         steps=steps,
         neighbouring_relation="add-or-remove-one",
-        purpose="training",
+        purpose=purpose,
         run=run,
         round=round,
     )
+
+
+NOISED_BY_COORDINATOR = "training-noised-by-coordinator"
+"""Purpose of a training whose noise the coordinator adds: it sees each site's own update before."""
 
 
 KEYS = tuple(field.name for field in fields(PrivacyEvent))

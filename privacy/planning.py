@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from common.errors import InputError
 from privacy.accounting import LEAST_DELTA, best_order, cost_beside, epsilon_rdp
-from privacy.events import PrivacyEvent, Unit
+from privacy.events import PrivacyEvent, Unit, training_event
 
 PRECISION = 1e-4
 """Relative: how much larger than needed a solved noise multiplier may be. Its ε is then within 0.02 % of the budget."""
@@ -175,17 +175,8 @@ def _refine(keeps: Callable[[float], bool], high: float) -> float:
 
 
 def _training(noise: float, rate: float, steps: int, unit: Unit) -> PrivacyEvent:
-    return PrivacyEvent(
-        mechanism="gaussian" if unit == "site" else "poisson-sampled-gaussian",
-        unit=unit,
-        site="any",
-        noise_multiplier=noise,
-        sampling_rate=rate,
-        steps=steps,
-        neighbouring_relation="add-or-remove-one",
-        purpose="training",
-        run="plan",
-        round=0,
+    return training_event(
+        unit=unit, site="any", run="plan", round=0, noise_multiplier=noise, sampling_rate=rate, steps=steps
     )
 
 

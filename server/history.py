@@ -34,14 +34,14 @@ class History:
         *,
         seconds: float,
         participants: tuple[str, ...],
-        people: int,
+        people: int | None,
         train_loss: float | None,
         model_sha256: str,
         reason: str = "",
     ) -> None:
         """A finished round; how good its model is follows with `evaluated`, `reason` says why sites were left out.
 
-        `train_loss` is None where sites keep it to themselves.
+        `people` and `train_loss` are None where sites keep them to themselves.
         """
         self._cohort.update(participants)
         self._add(

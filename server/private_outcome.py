@@ -13,7 +13,7 @@ from common.errors import RunError
 from common.files import atomic_path
 from common.model import from_array_record, sha256_of, to_bytes
 from privacy.accounting import Spent, spent
-from privacy.events import events_to_json
+from privacy.events import NOISED_BY_COORDINATOR, PrivacyEvent, events_to_json
 from server.history import History
 from server.job import Job
 from server.outcome import LEDGER_FILE, MODEL_FILE, write_result
@@ -48,7 +48,7 @@ def close_private_run(job: Job, strategy: Wrapper, finished: Collection[ArrayRec
             "cohort": history.cohort,
             "abandoned": history.abandoned_rounds,
             "secure_aggregation": strategy.protection,
-            "differential_privacy": _as_json(job, price),
+            "differential_privacy": _as_json(job, price, strategy.events),
             "test_people": None,
             "test_metrics": None,
         },
@@ -64,12 +64,14 @@ def _mean(models: Collection[ArrayRecord]) -> dict[str, np.ndarray]:
     }
 
 
-def _as_json(job: Job, price: Spent) -> dict[str, Any]:
+def _as_json(job: Job, price: Spent, events: Collection[PrivacyEvent]) -> dict[str, Any]:
+    by_coordinator = any(event.purpose == NOISED_BY_COORDINATOR for event in events)
     content = asdict(replace(price, by_accountant={}, by_site={}))
     return {
         **content,
         "by_accountant": dict(price.by_accountant),
         "by_site": dict(price.by_site),
         "run": job.run,
+        "noise_added_by": "coordinator" if by_coordinator else "sites",
         "averaged_rounds": job.settings.privacy.dp.averaged_rounds,
     }

@@ -169,7 +169,7 @@ def _record_finished(
         number,
         seconds=time.monotonic() - started,
         participants=strategy.participants,
-        people=int(record[names.PEOPLE_KEY]),
+        people=None if names.PEOPLE_KEY not in record else int(record[names.PEOPLE_KEY]),
         train_loss=None if private else record[names.TRAIN_LOSS_KEY] / record[names.PEOPLE_KEY],
         model_sha256=sha256_of(parameters, job.card),
         reason="; ".join(shortened(list(strategy.left_out))),

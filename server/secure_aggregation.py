@@ -51,8 +51,8 @@ class _Round:
 class SecureAggregation(Wrapper):
     """Gives the inner strategy sums over sites; see the module's docstring.
 
-    Raises RoundAbandoned when a set-up or a sum cannot be finished. `weighted_by_key` is the metric by which the inner
-    strategy weighs replies; with fewer than `least_sums` sums (a trimmed mean needs some to trim) it is not asked.
+    Raises RoundAbandoned when a set-up or a sum cannot be finished. With fewer than `least_sums` sums (a trimmed mean
+    needs some to trim) the inner strategy is not asked.
     """
 
     def __init__(
@@ -61,14 +61,12 @@ class SecureAggregation(Wrapper):
         set_ups: SetUps,
         ask: Ask,
         *,
-        weighted_by_key: str = names.PEOPLE_KEY,
         least_sums: int = 1,
     ) -> None:
         super().__init__(inner)
         self._least_sums = least_sums
         self._set_ups = set_ups
         self._ask = ask
-        self._weight = weighted_by_key
         self._round: _Round | None = None
         self._participants: tuple[str, ...] = ()
         self._sums = 0
@@ -215,10 +213,11 @@ class SecureAggregation(Wrapper):
         metrics = vector.unflatten_metrics(part.values[vector.SUMS], vector.metrics_template(now.total.kind))
         content = RecordDict({names.METRICS: metrics, names.SITE: ConfigRecord({names.NAME_KEY: f"sum-{index:05}"})})
         if vector.UPDATE in part.values:
-            weight = float(cast(float, metrics[self._weight]))
+            key = vector.weight_key(now.total.kind)
+            weight = float(cast(float, metrics[key]))
             if not weight > 0:
                 raise RoundAbandoned(
-                    f"the sites' sum of '{self._weight}' is {weight:g}, which no honest answers add up to",
+                    f"the sites' sum of '{key}' is {weight:g}, which no honest answers add up to",
                     where=now.where,
                     remedy="find out which site answers wrongly, and take it out of the roster",
                 )

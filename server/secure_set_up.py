@@ -170,6 +170,7 @@ def _layouts(arrays: ArrayRecord, max_people: int, value_bound: float) -> dict[s
     return {
         vector.TRAIN: (sums(vector.TRAIN), update),
         vector.TRAIN_PRIVATELY: (sums(vector.TRAIN_PRIVATELY), update),
+        vector.TRAIN_SITES_PRIVATELY: (sums(vector.TRAIN_SITES_PRIVATELY), update),
         vector.EVALUATE: (sums(vector.EVALUATE),),
     }
 

@@ -2,7 +2,8 @@
 
     Quorum(FixedOrder(FedAvg(...)))                  in a plain run
     SecureAggregation(FixedOrder(FedAvg(...)))       where sites' answers are summed under masks
-    PrivateTraining(...)                             around either, where sites train with noise
+    DifferentiallyPrivate(...)                       around either, where the model must not tell of people or sites
+    Quorum(CentralNoise(...))                        in it, where sites are to be hidden without secure aggregation
 
 A wrapper hands everything on to what it wraps, whatever that is, and adds its one duty.
 """
@@ -21,8 +22,9 @@ from common.settings import Settings
 from common.settings_rules import units_to_trim
 from privacy.roster import Roster
 from server.abandoned import RoundAbandoned
+from server.central_noise import CentralNoise
+from server.differential_privacy import DifferentiallyPrivate, noise_multiplier
 from server.exchange import site_of, sort_replies
-from server.private_training import PrivateTraining
 from server.secure_aggregation import Ask, SecureAggregation
 from server.secure_set_up import SetUps
 from server.wrapper import Wrapper
@@ -34,13 +36,16 @@ def build_strategy(settings: Settings, sites: Collection[str], roster: Roster | 
     `run` is the run's name in privacy ledgers. Raises InputError when secure aggregation is asked for and there is no
     roster to check keys with, and PlanRefused where no noise keeps the privacy that is asked for.
     """
-    summed = _summed(settings, sites, roster, ask)
+    summed = _summed(settings, sites, roster, ask, run)
     if not settings.privacy.differential_privacy:
         return summed
-    return PrivateTraining(summed, settings.privacy.dp, run=run, rounds=settings.federated.rounds, sites=len(sites))
+    rounds = settings.federated.rounds
+    return DifferentiallyPrivate(summed, settings.privacy, run=run, rounds=rounds, sites=len(sites))
 
 
-def _summed(settings: Settings, sites: Collection[str], roster: Roster | None, ask: Ask) -> Wrapper:
+def _summed(settings: Settings, sites: Collection[str], roster: Roster | None, ask: Ask, run: str) -> Wrapper:
+    dp = settings.privacy.dp
+    whole_sites = settings.privacy.differential_privacy and dp.unit == "site"
     common: dict[str, Any] = {
         "fraction_train": 1.0,
         "fraction_evaluate": 1.0,
@@ -48,7 +53,7 @@ def _summed(settings: Settings, sites: Collection[str], roster: Roster | None, a
         "min_train_nodes": 1,
         "min_evaluate_nodes": 1,
         "min_available_nodes": 1,
-        "weighted_by_key": names.PEOPLE_KEY,
+        "weighted_by_key": names.WEIGHT_KEY if whole_sites else names.PEOPLE_KEY,
         "arrayrecord_key": names.ARRAYS,
         "configrecord_key": names.CONFIG,
         "train_metrics_aggr_fn": sum_metrics,
@@ -62,7 +67,11 @@ def _summed(settings: Settings, sites: Collection[str], roster: Roster | None, a
     else:
         inner = FedAvg(**common)
     if not settings.privacy.secure_aggregation:
-        return Quorum(FixedOrder(inner), sites, settings.quorum)
+        ordered: Wrapper = FixedOrder(inner)
+        if whole_sites:
+            noise = noise_multiplier(settings.privacy, settings.federated.rounds)
+            ordered = CentralNoise(ordered, norm=dp.update_norm, noise_multiplier=noise, run=run)
+        return Quorum(ordered, sites, settings.quorum)
     if roster is None:
         raise InputError(
             "the coordinator has no roster to check the sites' keys with",

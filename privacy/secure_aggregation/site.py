@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.distributed_noise import NoiseShare
 from privacy.roster import Identity, Roster
 from privacy.secure_aggregation import site_set_up, site_sum
-from privacy.secure_aggregation.errors import ValueOutOfRange
+from privacy.secure_aggregation.errors import TermsRefused, ValueOutOfRange
 from privacy.secure_aggregation.keys import Entropy
 from privacy.secure_aggregation.site_state import SiteState
 from privacy.secure_aggregation.terms import Limits, Terms
@@ -115,6 +116,29 @@ class SiteSession:
     def require_open(self, slot: int) -> None:
         """Raise UnknownSetUp, PastRound or ValueOutOfRange when no vector can be sent in this slot (any more)."""
         self._state.require_open(slot)
+
+    def noise_share(
+        self, kind: str, segment: str, *, noise_multiplier: float, norm: float, weight: float
+    ) -> NoiseShare:
+        """This site's share of the noise on a segment of a sum, from the terms that the site itself has agreed to.
+
+        Values of the segment are in units of 1/`weight`. Raises UnknownSetUp before the set-up has begun, ShapeChanged,
+        GridTooCoarse, and TermsRefused where the words have no room for the noise.
+        """
+        state = self._state
+        state.require_phase("begun")
+        encoding = self.terms.encoding(kind, len(state.cohort))
+        share = NoiseShare(
+            noise_multiplier, norm, weight * 2.0 ** encoding.exponent(segment), state.topology().least_honest
+        )
+        bound = next(part.bound for part in encoding.segments if part.name == segment)
+        if share.reach * weight > bound:
+            raise TermsRefused(
+                f"noise on updates of norm {norm:g} may reach {share.reach * weight:.4g}, and the words of the secure "
+                f"sum carry {bound:g}",
+                remedy="raise privacy.secure_agg.value_bound, or lower privacy.dp.update_norm",
+            )
+        return share
 
     def require_part(self) -> None:
         """Raise ValueOutOfRange when the site has left the run."""

@@ -7,6 +7,7 @@ groups follow from the digest over all adverts, so nobody chooses them alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
@@ -77,6 +78,18 @@ class Topology:
                 f"holders of shares; at least {self.terms.minimum_cohort} and {self.threshold} are needed",
                 remedy="wait for more sites; this sum is given up and nothing is revealed",
             )
+
+    @property
+    def least_honest(self) -> int:
+        """How many honest sites a sum over everybody has at least: the fewest survivors less the expected colluders.
+
+        No site answers for fewer survivors than the threshold and the minimum cohort (`require_recoverable`).
+        """
+        plan = self.neighbourhood
+        colluders = plan.tolerated_colluders
+        if colluders is None:
+            colluders = math.ceil(self.terms.colluders * plan.sites)
+        return max(1, max(self.threshold, self.terms.minimum_cohort) - colluders)
 
     def revealed_survivors(self, cohort: Names, slot: int, survivors: Sequence[str]) -> frozenset[str]:
         """Survivors of groups that have enough of them for a sum that hides each."""

@@ -13,12 +13,13 @@ from opacus import GradSampleModule
 from scipy import stats
 
 from client import private_noise, private_training
-from client.private_noise import PoissonSampler, PrivateOptimiser, chi_square_bounds, standard_normal, uniform
+from client.private_noise import PoissonSampler, PrivateOptimiser, standard_normal, uniform
 from client.private_training import CENTRE, _People, train_privately
 from common.encoding import INPUT_NAMES, INPUT_SIZE
 from common.errors import InputError, RunError
 from common.model import MatchingModel, parameters_of, predict
 from common.pair_data import PairData
+from privacy.chi_square import chi_square_bounds
 
 COUNTS = [1, 4, 2, 7, 3, 1, 5, 2]
 SHAPES = [(), (6,), (5, 4)]

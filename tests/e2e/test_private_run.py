@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import Outcome
+from dp_accounting import GaussianDpEvent
+from dp_accounting.rdp import RdpAccountant
 
 from client.budget import BUDGET_FILE, LEDGER_FILE
 from client.ledger import PrivacyLedger
@@ -85,6 +87,31 @@ def test_a_site_whose_budget_is_spent_says_so_and_nothing_more_is_trained(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("secure", "by"), [("true", "sites"), ("false", "coordinator")])
+def test_a_run_that_hides_whole_sites_keeps_its_epsilon_and_says_who_added_the_noise(
+    djms: Djms, small_federation: Path, tmp_path: Path, secure: str, by: str
+) -> None:
+    done = federate(djms, small_federation, tmp_path, "run", "--dp.unit", "site", "--secure_agg.enabled", secure)
+    assert done.code == 0, done.err
+    private = done.data["differential_privacy"]
+    assert (private["unit"], private["noise_added_by"]) == ("site", by)
+    assert 0.999 < private["epsilon"] <= 1.0
+    released = json.loads((tmp_path / "run" / "privacy_ledger.json").read_text(encoding="utf-8"))
+    assert len(released) == 2 * len(OFFICES)
+    for office in OFFICES:
+        accountant = RdpAccountant()
+        for event in released:
+            if event["site"] == office:
+                assert (event["mechanism"], event["unit"], event["steps"]) == ("gaussian", "site", 1)
+                accountant.compose(GaussianDpEvent(event["noise_multiplier"]), event["steps"])
+        assert accountant.get_epsilon(1e-6) == pytest.approx(private["epsilon"], rel=1e-6)
+        own = PrivacyLedger.open(tmp_path / "ledgers" / office / LEDGER_FILE, create=False)
+        assert 0.999 < own.spent(1e-6).epsilon <= 1.0
+    rounds = pd.read_csv(tmp_path / "run" / "rounds.csv")
+    assert rounds[["people", "train_loss"]].isna().all(axis=None), "how many people a site has is the site's secret"
+
+
+@pytest.mark.slow
 def test_nothing_that_the_noise_does_not_cover_leaves_a_site(
     djms: Djms, small_federation: Path, tmp_path: Path
 ) -> None:
@@ -105,7 +132,10 @@ def test_nothing_that_the_noise_does_not_cover_leaves_a_site(
         (("--dp.epsilon", "0"), ("epsilon", "greater than 0")),
         (("--dp.epsilon", "-1"), ("epsilon", "greater than 0")),
         (("--dp.delta", "1"), ("delta", "less than 1")),
-        (("--dp.unit", "site"), ("unit", "candidate")),
+        (
+            ("--dp.unit", "site", "--federated.aggregator", "coordinate_median", "--secure_agg.enabled", "false"),
+            ("unit", "fedavg"),
+        ),
         (("--budget.max_epsilon", "0"), ("max_epsilon", "greater than 0")),
     ],
 )

@@ -22,10 +22,10 @@ from common.settings import FederatedSettings, PrivacySettings, Settings
 from privacy.accounting import epsilon_rdp
 from privacy.events import PrivacyEvent
 from privacy.planning import PlanRefused
+from server.differential_privacy import DifferentiallyPrivate
 from server.history import History
 from server.job import Job
 from server.private_outcome import close_private_run
-from server.private_training import PrivateTraining
 from server.strategies import build_strategy
 
 TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1  # as Flower sets it in its processes
@@ -45,9 +45,9 @@ def settings_with(**private: Any) -> Settings:
     return Settings(federated=FederatedSettings(rounds=ROUNDS), privacy=privacy)
 
 
-def strategy_of(**private: Any) -> PrivateTraining:
+def strategy_of(**private: Any) -> DifferentiallyPrivate:
     found = build_strategy(settings_with(**private), SITES, None, lambda _grid, _asked: [], "run-1")
-    assert isinstance(found, PrivateTraining)
+    assert isinstance(found, DifferentiallyPrivate)
     return found
 
 
@@ -56,7 +56,7 @@ def arrays_of(value: float) -> Any:
     return to_array_record({name: np.full_like(values, value) for name, values in model.items()})
 
 
-def asked(strategy: PrivateTraining, number: int) -> dict[str, Any]:
+def asked(strategy: DifferentiallyPrivate, number: int) -> dict[str, Any]:
     messages = list(strategy.configure_train(number, arrays_of(0), ConfigRecord({}), Nodes()))  # type: ignore[arg-type]
     return dict(messages[0].content[names.CONFIG])
 
@@ -85,7 +85,7 @@ def reply_of(site: str, event: PrivacyEvent | None, value: float = 1.0, people: 
     return Message(content, reply_to=Message(content=RecordDict(), message_type="train", dst_node_id=1))
 
 
-def one_round(strategy: PrivateTraining, number: int, **odd: Any) -> dict[str, Any]:
+def one_round(strategy: DifferentiallyPrivate, number: int, **odd: Any) -> dict[str, Any]:
     """All sites train; `odd` replaces the event of the last one."""
     config = asked(strategy, number)
     events = {site: event_for(config, site, number) for site in SITES}
@@ -121,7 +121,7 @@ def test_a_round_beyond_the_plan_is_not_started() -> None:
         (lambda _event: None, "did not say what noise it added"),
         (lambda event: replace(event, noise_multiplier=event.noise_multiplier * 0.999), "less noise"),
         (lambda event: replace(event, steps=event.steps + 1), "less noise"),
-        (lambda event: replace(event, unit="site"), "less noise"),
+        (lambda event: replace(event, unit="site"), "otherwise than it was asked"),
         (lambda event: replace(event, round=2), "another round's"),
         (lambda event: replace(event, run="another"), "another round's"),
         (lambda event: replace(event, site="CPI_Treviso"), "another round's"),
