@@ -34,8 +34,8 @@ def _differential_privacy(private: dict[str, Any] | None) -> str:
     return (
         f"Differential privacy: ε {private['epsilon']:.3g} for each {one}, δ {private['delta']:g}, computed from the "
         f"noise that was added{f', checked by {checked}' if checked else ''}.\n"
-        f"  It means: whatever anybody finds out from this model about {article} {one}, a model trained without that {one}\n"
-        f"  would have told as well, at most {factor:.1f} times less or more likely. What holds for people in\n"
+        f"  It means: whatever anybody finds out from this model about {article} {one}, a model trained without that\n"
+        f"  {one} would have told as well, at most {factor:.1f} times less or more likely. What holds for people in\n"
         "  general, the model does tell: that is what it is for.\n" + _whom_it_binds(private)
     )
 
