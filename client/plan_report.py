@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from client.expected_quality import MeasuredTable, expected_quality
 from client.private_recipe import learning_rate
+from common.encoding import INPUT_SIZE
 from common.metrics import MINIMUM_PEOPLE
 from common.settings import DifferentialPrivacySettings, Settings
 from privacy.accounting import spent
@@ -66,11 +68,21 @@ def plan_report(wanted: Wanted, settings: Settings, table: MeasuredTable | None)
         "rounds": found.rounds,
         "local_steps": found.local_steps,
         "learning_rate": rate,
+        "noise_in_mean": _noise_in_mean(found, settings) if found.unit == "site" else None,
         "candidates": wanted.candidates,
         "sites": wanted.sites,
         "training_people_per_site": people,
         **_quality(wanted, dp, table),
     }
+
+
+def _noise_in_mean(found: Plan, settings: Settings) -> float:
+    """How long the noise in the mean of all sites' updates is expected to be, beside one site's longest update."""
+    parameters, width = 0, INPUT_SIZE
+    for units in (*settings.hidden, 1):
+        parameters += (width + 1) * units
+        width = units
+    return found.noise_multiplier * math.sqrt(parameters) / found.people
 
 
 def _refuse(wanted: Wanted, people: int) -> None:

@@ -36,6 +36,9 @@ def plan_text(plan: Mapping[str, Any]) -> Group:
     figures.add_row("steps", f"{plan['steps']}", f"{plan['rounds']} rounds of {plan['local_steps']}")
     if plan["learning_rate"] is not None:
         figures.add_row("learning rate", f"{plan['learning_rate']:.4g}", "follows from the noise and the people")
+    if plan["noise_in_mean"] is not None:
+        beside = "times as long as one office's whole update may be"
+        figures.add_row("noise in the mean", f"{plan['noise_in_mean']:.3g}", beside)
     figures.add_row("ε reached", shown(plan["epsilon"], up=True), "by the Rényi accountant, which DJMS states")
     for name in ("pld", "opacus"):
         if name in plan["by_accountant"]:
@@ -50,7 +53,10 @@ def ledger_text(report: Mapping[str, Any]) -> Group:
 
 
 def _whole_offices() -> str:
-    return "What is hidden is a whole office's part in the run, and with it that of each person there.\n"
+    return (
+        "What is hidden is a whole office's part in the run, and with it that of each person there. It takes many\n"
+        "offices: a model learns something only where the noise in their mean is well below 1.\n"
+    )
 
 
 def _one(unit: str | None) -> str:

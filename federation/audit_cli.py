@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from common.cli import settings_of
-from common.errors import RunError
+from common.errors import InputError, RunError
 from common.progress import progress_bars
 from common.report import Report
 from common.settings import Settings
@@ -32,6 +32,12 @@ def audit(
     """Attack the private training: a lower bound on its ε by canaries, and telling members of a model from others."""
     settings = settings_of(context, "anchoring.enabled=false")
     private, rounds = settings.privacy.dp, settings.federated.rounds
+    if private.unit != "candidate":
+        raise InputError(
+            "the audit attacks what hides single persons, and the settings hide whole offices",
+            where="settings key 'privacy.dp.unit'",
+            remedy="audit with --dp.unit candidate",
+        )
     with progress_bars() as bars:
         with bars.step("Starting"):
             from client.private_audit import attack_membership, audit_with_canaries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from conftest import Outcome
 from client.budget import BUDGET_FILE, LEDGER_FILE
 from client.expected_quality import measured_table
 from client.ledger import Budget, PrivacyLedger
+from common.model import MatchingModel, parameters_of
 from privacy.accounting import epsilon_rdp
 from privacy.events import training_event
 
@@ -35,6 +37,23 @@ def test_a_plan_says_what_noise_keeps_epsilon_and_what_to_expect(djms: Djms) -> 
     text = djms("privacy", "plan", "--epsilon", "1", "--candidates", "2000").out
     for words in ("noise multiplier", "sampling rate", "log-loss", "synthetic people", "Nothing was spent"):
         assert words in text
+
+
+def test_a_plan_for_whole_offices_says_how_the_noise_compares_with_them(djms: Djms) -> None:
+    asked = ("privacy", "plan", "--epsilon", "1", "--candidates", "100000", "--dp.unit", "site", "--json")
+    few, many = (djms(*asked, "--sites", sites).data for sites in ("5", "500"))
+    assert few["unit"] == "site"
+    assert few["noise_multiplier"] == many["noise_multiplier"]
+    assert few["noise_in_mean"] == pytest.approx(100 * many["noise_in_mean"])
+    model = MatchingModel((), seed=0)
+    length = math.sqrt(sum(values.size for values in parameters_of(model).values()))
+    assert few["noise_in_mean"] == pytest.approx(few["noise_multiplier"] * length / 5)
+
+
+def test_an_audit_of_what_it_cannot_attack_is_refused(djms: Djms) -> None:
+    refused = djms("privacy", "audit", "--dp.unit", "site")
+    assert refused.code == 1
+    assert "whole offices" in refused.err
 
 
 def test_more_rounds_need_more_noise(djms: Djms) -> None:
