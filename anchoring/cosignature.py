@@ -18,6 +18,7 @@ counts once; the time is what the witness says, and nobody else vouches for it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -25,6 +26,7 @@ from typing import ClassVar
 from anchoring.checkpoint import Checkpoint
 from anchoring.errors import CheckpointInvalid, QuorumMissing
 from anchoring.note import KeyInvalid, Message, Note, Signature, Signer, VerifierKey, ed25519_verifies
+from anchoring.signers import exact_json, exact_object
 
 LATEST_TIME = 2**63 - 1
 """The largest number of seconds that a cosignature may carry."""
@@ -122,6 +124,27 @@ class WitnessPolicy:
                 remedy="ask the missing witnesses to cosign, and do not rely on it before",
             )
         return tuple(counted.values())
+
+    def to_json(self) -> str:
+        """A JSON text of the quorum and the witnesses' keys, as `from_json` reads it."""
+        content = {"quorum": self.quorum, "witnesses": [key.to_text() for key in self.witnesses]}
+        return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> WitnessPolicy:
+        """Read what `to_json` wrote. Raises KeyInvalid for everything else."""
+        try:
+            content = exact_object(exact_json(text), {"quorum", "witnesses"})
+            quorum, keys = content["quorum"], content["witnesses"]
+            if type(quorum) is not int or not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+                raise ValueError
+        except ValueError:
+            raise KeyInvalid(
+                "it is not JSON of the form {quorum, witnesses: [key]} and nothing else",
+                where="witness policy",
+                remedy="use the file as the federation published it",
+            ) from None
+        return cls(quorum, tuple(WitnessKey.from_text(key) for key in keys))
 
 
 def _cosigned(text: Message, witnesses: Iterable[WitnessKey]) -> tuple[tuple[WitnessKey, int], ...]:

@@ -74,6 +74,14 @@ class NotAnchored(AnchoringError):
     """Something that was to be in the log and is not."""
 
 
+class ContentDamaged(AnchoringError):
+    """A content that the store has not, or that has not the hash it is stored under."""
+
+
+class EntryInvalid(AnchoringError):
+    """An entry of a log that is none of the kinds DJMS writes, or says what cannot be."""
+
+
 class QuorumMissing(AnchoringError):
     """Fewer witnesses than required have cosigned a checkpoint."""
 

@@ -43,6 +43,8 @@ class PathSettings(_Section):
     training_csv: Path = Path("data/processed/Enhanced_Training_Dataset.csv")
     federated_dir: Path = Path("data/federated")
     ledger_dir: Path = Path("data/ledgers")
+    anchor_dir: Path = Path("data/anchoring")
+    witness_dir: Path = Path("data/witnesses")
     results_dir: Path = Path("results")
 
 
@@ -171,12 +173,32 @@ class PrivacySettings(_Section):
         return self.enabled and self.secure_agg.enabled
 
 
+class EvmSettings(_Section):
+    """An EVM node that a checkpoint's root can be written to, in the data of a transaction."""
+
+    rpc_url: str = "http://127.0.0.1:8545"
+    chain_id: Positive | None = None
+    key_file: Path | None = None
+    confirmations: Positive = 1
+
+
+class TimestampSettings(_Section):
+    """A time-stamping authority (RFC 3161) that can attest when a checkpoint existed."""
+
+    url: str = ""
+    certificates: Path | None = None
+
+
 class AnchoringSettings(_Section):
     """The append-only record of what was trained."""
 
     enabled: bool = True
     backend: Literal["merkle"] = "merkle"
     anchor_every_n: Positive = 1
+    witnesses: Positive = 3
+    publish: Literal["none", "evm", "rfc3161"] = "none"
+    evm: EvmSettings = EvmSettings()
+    timestamp: TimestampSettings = TimestampSettings()
 
 
 class Territory(_Section):

@@ -1,0 +1,247 @@
+"""A log's folder at its operator: the log, who signs it, what witnesses cosigned, and what its entries speak of.
+
+    signers.json       who signs for the log, and for which sizes of its tree
+    witnesses.json     whose cosignatures count, and how many are needed; absent until witnesses are named
+    log/               checkpoint and tiles
+    cosigned/<size>    the checkpoint of that size with all cosignatures that came
+    store/             models and manifests by their hash
+    keys/<id>.key      private keys, readable by the operator alone; may lie elsewhere
+
+All but the keys may be published as it is. Rules: `create` makes a log and nothing else does; the last key of
+signers.json signs; a checkpoint counts as published when the policy's quorum cosigned it; cosignatures are verified
+before they are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from anchoring.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from anchoring.content_store import ContentStore
+from anchoring.cosignature import WitnessKey, WitnessPolicy
+from anchoring.durable_files import DurableFiles
+from anchoring.errors import CheckpointInvalid, LogMissing, NotAnchored, QuorumMissing
+from anchoring.log_store import LogStore
+from anchoring.note import Note, Signer, new_private_key
+from anchoring.receipt import Receipt
+from anchoring.signers import Signers
+from common.errors import InputError
+
+SIGNERS_FILE = "signers.json"
+WITNESSES_FILE = "witnesses.json"
+KEY_FOLDER = "keys"
+_LOG, _STORE, _COSIGNED = "log", "store", "cosigned"
+
+
+class AnchorFolder:
+    """An open log with what belongs to it. An object is for one thread."""
+
+    def __init__(self, folder: Path, signers: Signers, keys: Path) -> None:
+        self.folder = folder
+        self.signers = signers
+        self.store = ContentStore(folder / _STORE)
+        self.policy = _policy(folder / WITNESSES_FILE)
+        self._keys = keys
+        self.log = LogStore.open(folder / _LOG, self._read)
+
+    @classmethod
+    def create(cls, folder: Path, origin: str, *, keys: Path | None = None) -> AnchorFolder:
+        """Make a log named `origin` with a new key, and open it.
+
+        Raises InputError when something lies in the folder already, KeyInvalid for a name that no key can have.
+        """
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(
+                "there is something in the folder already", where=folder, remedy="open that log, or name a new folder"
+            )
+        keys = folder / KEY_FOLDER if keys is None else keys
+        text = new_private_key(origin)
+        signers = Signers.of(Signer.from_text(text).verifier_key)
+        files = DurableFiles()
+        _write_key(files, keys, text)
+        files.settle()
+        signer = Signer.from_text(text)
+
+        def sign(size: int, root: bytes) -> bytes:
+            return sign_checkpoint(Checkpoint(origin, size, root), signer).encode()
+
+        LogStore.create(folder / _LOG, lambda text: _opened(text, signers), sign)
+        files.write(folder / SIGNERS_FILE, signers.to_json().encode())  # last: without it there is no log yet
+        files.settle()
+        return cls.open(folder, keys=keys)
+
+    @classmethod
+    def open(cls, folder: Path, *, keys: Path | None = None) -> AnchorFolder:
+        """Open a log that is there.
+
+        Raises LogMissing when there is none, KeyInvalid and LogCorrupt for what is damaged.
+        """
+        signers = folder / SIGNERS_FILE
+        if not signers.is_file():
+            raise LogMissing("there is no log in this folder", where=folder, remedy="make one with `djms anchor init`")
+        read = Signers.from_json(signers.read_text(encoding="utf-8"))
+        return cls(folder, read, folder / KEY_FOLDER if keys is None else keys)
+
+    @property
+    def origin(self) -> str:
+        """The log's name."""
+        return self.signers.origin
+
+    def append(self, entries: Sequence[bytes]) -> range:
+        """Add entries, all or none; returns their indices when they are durable. Raises as `LogStore.append`."""
+        signer = self.signer()
+        with self.log:
+            return self.log.append(entries, lambda size, root: self._signed(size, root, signer))
+
+    def signer(self) -> Signer:
+        """The key pair that signs now. Raises InputError when its private key is not there."""
+        key = self.signers.keys[-1].key
+        path = self._keys / f"{key.key_id.hex()}.key"
+        if not path.is_file():
+            raise InputError(
+                "the private key of the log is missing, so nothing can be added to it",
+                where=path,
+                remedy="run this where the key is, or name its folder",
+            )
+        signer = Signer.from_text(path.read_text(encoding="ascii").strip())
+        if signer.verifier_key != key:
+            raise InputError("this is not the key that signs for the log", where=path, remedy="restore the right one")
+        return signer
+
+    def rotate(self) -> Signers:
+        """Let a new key sign from the present size on, and forget the old private key. Old receipts stay valid."""
+        retired = self.signer()
+        text = new_private_key(self.origin)
+        files = DurableFiles()
+        _write_key(files, self._keys, text)
+        files.settle()
+        self.log.refresh()
+        self.signers = self.signers.succeeded_by(Signer.from_text(text).verifier_key, self.log.size)
+        files.write(self.folder / SIGNERS_FILE, self.signers.to_json().encode())
+        files.settle()
+        (self._keys / f"{retired.verifier_key.key_id.hex()}.key").unlink()
+        return self.signers
+
+    def set_policy(self, policy: WitnessPolicy) -> None:
+        """Write whose cosignatures count from now on."""
+        files = DurableFiles()
+        files.write(self.folder / WITNESSES_FILE, policy.to_json().encode())
+        files.settle()
+        self.policy = policy
+
+    def checkpoint(self, size: int | None = None) -> str:
+        """The checkpoint of the present tree, or a cosigned one of an earlier size; with its cosignatures.
+
+        Raises NotAnchored when no checkpoint of that size was kept.
+        """
+        size = self.log.size if size is None else size
+        path = self.folder / _COSIGNED / str(size)
+        with suppress(FileNotFoundError):
+            text = path.read_text(encoding="utf-8")
+            checkpoint = open_checkpoint(text, self.signers)
+            if (checkpoint.size, checkpoint.root) != (size, self.log.root(size)):
+                raise CheckpointInvalid(
+                    "it is not of the tree that the log had at this size", where=path, remedy="restore it from a copy"
+                )
+            return text
+        if size != self.log.size:
+            raise NotAnchored(
+                f"no checkpoint of {size} entries was kept", where=self.folder, remedy="ask for the present one"
+            )
+        return self.log.checkpoint.decode()
+
+    def add_cosignatures(self, text: str) -> tuple[str, ...]:
+        """Keep the cosignatures of a checkpoint of ours by witnesses of the policy; returns their names.
+
+        Raises CheckpointInvalid, SignatureInvalid and UnknownSigner for one that is not ours, or not by them.
+        """
+        note = Note.parse(text)
+        size = open_checkpoint(note, self.signers).size
+        kept = Note.parse(self.checkpoint(size))
+        if kept.text != note.text:
+            raise CheckpointInvalid(
+                "it is not the checkpoint that the log had at this size",
+                where="checkpoint",
+                remedy="keep it as evidence",
+            )
+        witnesses = self.policy.witnesses if self.policy is not None else ()
+        verified = note.verified_by(witnesses)
+        for _, signature in verified:
+            kept = kept.signed_by(signature)
+        if verified:
+            files = DurableFiles()
+            files.write(self.folder / _COSIGNED / str(size), kept.to_text().encode())
+            files.settle()
+        return tuple(key.name for key, _ in verified)
+
+    def cosigned_by(self, size: int) -> tuple[str, ...]:
+        """Names of the witnesses of the policy that cosigned the checkpoint of this size."""
+        with suppress(NotAnchored):
+            note = Note.parse(self.checkpoint(size))
+            return tuple(key.name for key, _ in note.verified_by(self.policy.witnesses if self.policy else ()))
+        return ()
+
+    def is_published(self, size: int) -> bool:
+        """Whether the policy's quorum cosigned the checkpoint of this size; without a policy every one is."""
+        try:
+            text = self.checkpoint(size)
+            if self.policy is not None:
+                self.policy.require(text)
+        except (NotAnchored, QuorumMissing):
+            return False
+        return True
+
+    def published(self, *, above: int = 0) -> str | None:
+        """The newest published checkpoint of more than `above` entries, None where there is none."""
+        sizes = self.sizes()
+        return next(
+            (self.checkpoint(size) for size in reversed(sizes) if size > above and self.is_published(size)), None
+        )
+
+    def sizes(self) -> list[int]:
+        """Sizes of which a checkpoint was kept, ascending; the present one is the last."""
+        return sorted({*self._cosigned_sizes(), self.log.size})
+
+    def receipt(self, index: int) -> Receipt:
+        """The receipt of an entry, the entry itself in it, under the newest published checkpoint that covers it.
+
+        Where none is published yet, the present checkpoint stands in it. Raises NotAnchored outside the log.
+        """
+        entry = self.log.entry(index)
+        text = self.published(above=index) or self.checkpoint()
+        size = open_checkpoint(text, self.signers).size
+        return Receipt(index, tuple(self.log.inclusion_proof(index, size)), text, entry)
+
+    def _cosigned_sizes(self) -> Iterator[int]:
+        folder = self.folder / _COSIGNED
+        if folder.is_dir():
+            yield from (int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+
+    def _signed(self, size: int, root: bytes, signer: Signer) -> bytes:
+        return sign_checkpoint(Checkpoint(self.origin, size, root), signer).encode()
+
+    def _read(self, text: bytes) -> tuple[int, bytes]:
+        return _opened(text, self.signers)
+
+
+def witness_name(public_key: bytes) -> str:
+    """The name under which a witness signs: it tells nobody which office it is who does not know its key."""
+    return f"witness-{WitnessKey('witness', public_key).key_id.hex()}"
+
+
+def _opened(text: bytes, signers: Signers) -> tuple[int, bytes]:
+    checkpoint = open_checkpoint(text, signers)
+    return checkpoint.size, checkpoint.root
+
+
+def _policy(path: Path) -> WitnessPolicy | None:
+    return WitnessPolicy.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _write_key(files: DurableFiles, folder: Path, text: str) -> None:
+    """Write a private key under its id; DurableFiles makes files that only their owner may read."""
+    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+    key = Signer.from_text(text).verifier_key
+    files.write(folder / f"{key.key_id.hex()}.key", f"{text}\n".encode("ascii"))
