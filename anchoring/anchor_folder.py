@@ -22,9 +22,9 @@ from anchoring.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from anchoring.content_store import ContentStore
 from anchoring.cosignature import WitnessKey, WitnessPolicy
 from anchoring.durable_files import DurableFiles
-from anchoring.errors import CheckpointInvalid, LogMissing, NotAnchored, QuorumMissing
+from anchoring.errors import AnchoringError, CheckpointInvalid, LogMissing, NotAnchored, QuorumMissing
 from anchoring.log_store import LogStore
-from anchoring.note import Note, Signer, new_private_key
+from anchoring.note import MOST_SIGNATURES, Note, Signature, Signer, new_private_key
 from anchoring.receipt import Receipt
 from anchoring.signers import Signers
 from common.errors import InputError
@@ -73,16 +73,16 @@ class AnchorFolder:
         return cls.open(folder, keys=keys)
 
     @classmethod
-    def open(cls, folder: Path, *, keys: Path | None = None) -> AnchorFolder:
-        """Open a log that is there.
+    def open(cls, folder: Path, *, keys: Path | None = None, signers: Signers | None = None) -> AnchorFolder:
+        """Open a log that is there; it is believed by its own signers.json, or by the `signers` that one has of it.
 
         Raises LogMissing when there is none, KeyInvalid and LogCorrupt for what is damaged.
         """
-        signers = folder / SIGNERS_FILE
-        if not signers.is_file():
+        path = folder / SIGNERS_FILE
+        if not path.is_file():
             raise LogMissing("there is no log in this folder", where=folder, remedy="make one with `djms anchor init`")
-        read = Signers.from_json(signers.read_text(encoding="utf-8"))
-        return cls(folder, read, folder / KEY_FOLDER if keys is None else keys)
+        known = Signers.from_json(path.read_text(encoding="utf-8")) if signers is None else signers
+        return cls(folder, known, folder / KEY_FOLDER if keys is None else keys)
 
     @property
     def origin(self) -> str:
@@ -152,29 +152,34 @@ class AnchorFolder:
             )
         return self.log.checkpoint.decode()
 
-    def add_cosignatures(self, text: str) -> tuple[str, ...]:
-        """Keep the cosignatures of a checkpoint of ours by witnesses of the policy; returns their names.
+    def verified_cosignatures(self, text: str) -> tuple[int, tuple[Signature, ...]]:
+        """Size of a checkpoint of ours, and the cosignatures on it by witnesses of the policy.
 
-        Raises CheckpointInvalid, SignatureInvalid and UnknownSigner for one that is not ours, or not by them.
+        Raises CheckpointInvalid, SignatureInvalid and UnknownSigner for a checkpoint that is not ours, or a wrong one.
         """
         note = Note.parse(text)
-        size = open_checkpoint(note, self.signers).size
-        kept = Note.parse(self.checkpoint(size))
-        if kept.text != note.text:
+        checkpoint = open_checkpoint(note, self.signers)
+        if checkpoint.size > self.log.size or self.log.root(checkpoint.size) != checkpoint.root:
             raise CheckpointInvalid(
                 "it is not the checkpoint that the log had at this size",
                 where="checkpoint",
                 remedy="keep it as evidence",
             )
         witnesses = self.policy.witnesses if self.policy is not None else ()
-        verified = note.verified_by(witnesses)
-        for _, signature in verified:
-            kept = kept.signed_by(signature)
-        if verified:
-            files = DurableFiles()
+        return checkpoint.size, tuple(signature for _, signature in note.verified_by(witnesses))
+
+    def add_cosignatures(self, *texts: str) -> None:
+        """Keep the cosignatures on checkpoints of ours, as many as a note can carry. Raises as the method above."""
+        verified = [(text, *self.verified_cosignatures(text)) for text in texts]
+        files = DurableFiles()
+        for size in {size for _, size, _ in verified}:
+            of_size = [(text, signatures) for text, found, signatures in verified if found == size]
+            kept = self._uncosigned(of_size[0][0], size)
+            for signature in (signature for _, signatures in of_size for signature in signatures):
+                if len(kept.signatures) < MOST_SIGNATURES:
+                    kept = kept.signed_by(signature)
             files.write(self.folder / _COSIGNED / str(size), kept.to_text().encode())
-            files.settle()
-        return tuple(key.name for key, _ in verified)
+        files.settle()
 
     def cosigned_by(self, size: int) -> tuple[str, ...]:
         """Names of the witnesses of the policy that cosigned the checkpoint of this size."""
@@ -213,6 +218,27 @@ class AnchorFolder:
         text = self.published(above=index) or self.checkpoint()
         size = open_checkpoint(text, self.signers).size
         return Receipt(index, tuple(self.log.inclusion_proof(index, size)), text, entry)
+
+    def check(self) -> None:
+        """Replay the whole log, and hold every checkpoint that was kept, and its cosignatures, against it.
+
+        Raises LogCorrupt, CheckpointInvalid, SignatureInvalid and UnknownSigner, naming the first that does not fit.
+        """
+        self.log.check()
+        for size in self.sizes():
+            try:
+                self.verified_cosignatures(self.checkpoint(size))
+            except AnchoringError as error:
+                path = self.folder / _COSIGNED / str(size)
+                raise type(error)(error.what, where=path, remedy=error.remedy) from error
+
+    def _uncosigned(self, text: str, size: int) -> Note:
+        """The checkpoint as it was kept so far, or with the log's own signatures alone."""
+        with suppress(NotAnchored):
+            return Note.parse(self.checkpoint(size))
+        note = Note.parse(text)
+        own = note.verified_by(entry.key for entry in self.signers.keys)
+        return Note(note.text, tuple(signature for _, signature in own))
 
     def _cosigned_sizes(self) -> Iterator[int]:
         folder = self.folder / _COSIGNED

@@ -82,6 +82,10 @@ class EntryInvalid(AnchoringError):
     """An entry of a log that is none of the kinds DJMS writes, or says what cannot be."""
 
 
+class ModelRolledBack(AnchoringError):
+    """An older model of a run than the one that was used before, or another one for the same round."""
+
+
 class QuorumMissing(AnchoringError):
     """Fewer witnesses than required have cosigned a checkpoint."""
 

@@ -60,7 +60,8 @@ class RoundManifest(_Part):
     """One global model and how it came about. `round` 0 is the model that a run begins with.
 
     `card` is the model's card as it stands in the canonical file, so that whoever has the parameters can compute
-    `model_sha256`. `released` marks the model that a run hands out in the end. `bundle_sha256` is the hash of the
+    `model_sha256`. `released` marks the model that a run hands out in the end, and `metrics` are its metrics on test
+    people, null where sites keep them to themselves. `bundle_sha256` is the hash of the
     application that sites ran, null where no bundle was made. `previous` is the SHA-256 of the run's manifest before.
     """
 
@@ -76,6 +77,7 @@ class RoundManifest(_Part):
     bundle_sha256: Sha256 | None
     quorum: Annotated[int, Field(ge=1)]
     rounds: tuple[RoundRecord, ...]
+    metrics: dict[str, float] | None
     privacy: PrivacyRecord | None
     previous: Sha256 | None
 

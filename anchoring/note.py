@@ -144,7 +144,11 @@ def new_private_key(name: str) -> str:
 
     Whoever reads the text can sign: it belongs into a file that only its owner may read.
     """
-    key = Ed25519PrivateKey.generate()
+    return private_key_text(name, Ed25519PrivateKey.generate())
+
+
+def private_key_text(name: str, key: Ed25519PrivateKey) -> str:
+    """This key under this name, in the same form."""
     verifier = Signer.from_private_key(name, key).verifier_key
     encoded = to_base64(bytes([verifier.algorithm]) + key.private_bytes_raw())
     return f"{_PRIVATE}{name}+{verifier.key_id.hex()}+{encoded}"

@@ -1,8 +1,8 @@
 """The site's Flower ClientApp: train on one's own people, evaluate what came in, say who one is.
 
-The table a site trains on and the folder of its privacy ledger are its own business: they stand in the site's node
-configuration (`training-table`, `privacy-ledger`), never in a message. In a simulation, where there is no node
-configuration, sites are numbered and theirs are given to `create_app`.
+The table a site trains on, the folder of its privacy ledger and that of its witness are its own business: they stand in
+the site's node configuration (`training-table`, `privacy-ledger`, `witness`), never in a message. In a simulation,
+where there is no node configuration, sites are numbered and theirs are given to `create_app`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 from client.keys import SiteKeys, read_site_keys
 from client.replies import answered
 from client.secure_aggregation import SecureSite, keys_from_node_config
+from client.witness import WITNESS_KEY, WitnessSite
 from common import messages as names
 from common.errors import InputError
 
@@ -24,12 +25,15 @@ LEDGER_KEY = "privacy-ledger"
 
 
 def create_app(
-    tables: Sequence[Path] | None = None, keys: Sequence[Path] | None = None, ledgers: Sequence[Path] | None = None
+    tables: Sequence[Path] | None = None,
+    keys: Sequence[Path] | None = None,
+    ledgers: Sequence[Path] | None = None,
+    witnesses: Sequence[Path] | None = None,
 ) -> ClientApp:
     """The ClientApp.
 
-    `tables[i]` is the training table of simulated site `i`, `keys[i]` the folder of its keys and `ledgers[i]` that of
-    its privacy ledger and budget; without them each node knows its own.
+    `tables[i]` is the training table of simulated site `i`, `keys[i]` the folder of its keys, `ledgers[i]` that of its
+    privacy ledger and budget and `witnesses[i]` that of its witness; without them each node knows its own.
     """
     paths = None if tables is None else tuple(str(path) for path in tables)
     folders = None if keys is None else tuple(str(folder) for folder in keys)
@@ -50,10 +54,10 @@ def create_app(
             return keys_from_node_config(context)
         return read_site_keys(Path(folders[int(context.node_config["partition-id"])]))
 
-    def ledger_of(context: Context) -> Path | None:
-        if ledgers is not None:
-            return ledgers[int(context.node_config["partition-id"])]
-        folder = context.node_config.get(LEDGER_KEY) if tables is None else None
+    def folder_of(context: Context, given: Sequence[Path] | None, key: str) -> Path | None:
+        if given is not None:
+            return given[int(context.node_config["partition-id"])]
+        folder = context.node_config.get(key) if tables is None else None
         return None if folder is None else Path(str(folder))
 
     def name_of(context: Context) -> str:
@@ -63,15 +67,17 @@ def create_app(
         def learned() -> Message:
             from client.learning import answer as learn  # seconds of imports that only these messages need
 
-            return learn(message, table_of(context), ledger_of(context))
+            return learn(message, table_of(context), folder_of(context, ledgers, LEDGER_KEY))
 
         return answered(message, name_of(context), learned)
 
     app = ClientApp()
     secure = SecureSite(keys_of, name_of)
     secure.register(app)
-    app.train(mods=[secure.mod])(answer)
-    app.evaluate(mods=[secure.mod])(answer)
+    witness = WitnessSite(lambda context: folder_of(context, witnesses, WITNESS_KEY), name_of)
+    witness.register(app)
+    app.train(mods=[witness.mod, secure.mod])(answer)  # what came is checked before anything is done with it
+    app.evaluate(mods=[witness.mod, secure.mod])(answer)
 
     @app.query("identify")
     def identify(message: Message, context: Context) -> Message:

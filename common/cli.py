@@ -48,13 +48,6 @@ def settings_of(context: typer.Context, *defaults: str) -> Settings:
     return load_settings(root.meta.get(_OVERRIDES, []), file=root.meta.get(_CONFIG), command=defaults)
 
 
-def is_set_by_caller(context: typer.Context, section: str, *, but: str) -> bool:
-    """Whether the call's own flags (not a file, not the environment) set a key of `section` other than `but`."""
-    given: list[str] = context.find_root().meta.get(_OVERRIDES, [])
-    keys = [resolve_key(text.partition("=")[0].strip()) for text in given]
-    return any(full.startswith(f"{section}.") and full != f"{section}.{but}" for full in keys)
-
-
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. Prints the command's report, or one sentence about the error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)

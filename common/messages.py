@@ -6,15 +6,16 @@ A training message carries the global model and the round's settings. Its reply 
 (the number of people it was trained on), and the evaluation of the model that came in, as sums over the site's own
 validation people: so a plain round is one exchange. Under secure aggregation the reply holds none of these but one
 vector under masks. In private training the reply carries no evaluation and no loss, which the noise does not cover, but
-the privacy event that was executed. A site that cannot take part replies with a refusal, a sentence the coordinator can
-read.
+the privacy event that was executed. In an anchored run every message with a model carries the proofs that the model is
+in the log, and every reply the site's cosignature of the log's checkpoint. A site that cannot take part replies with a
+refusal, a sentence the coordinator can read.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 4
+PROTOCOL_VERSION: Final = 5
 """Raised whenever a message changes its meaning. Versions that differ refuse each other."""
 
 IDENTIFY: Final = "query.identify"
@@ -26,11 +27,15 @@ ATTEST: Final = "query.attest"
 UNMASK: Final = "query.unmask"
 """Message types of secure aggregation; each carries one message of `privacy.secure_aggregation` in SECURE."""
 
+WITNESS: Final = "query.witness"
+"""Message type: which checkpoint did you see last? With ANCHOR in it, and a model or none: verify this and cosign."""
+
 ARRAYS: Final = "arrays"
 CONFIG: Final = "config"
 METRICS: Final = "metrics"
 SITE: Final = "site"
 SECURE: Final = "secure"
+ANCHOR: Final = "anchor"
 
 # CONFIG of a training or evaluation message.
 VERSION_KEY: Final = "protocol-version"
@@ -71,6 +76,19 @@ BEGIN_KEY: Final = "begin"
 # SECURE within the site itself, with the unit "site": its share of the noise.
 STEPS_TO_UNIT_KEY: Final = "steps-to-unit"
 SHARES_KEY: Final = "shares"
+
+# ANCHOR of a message with a model. A proof is its hashes, one after the other.
+CHECKPOINT_KEY: Final = "checkpoint"
+CONSISTENCY_KEY: Final = "consistency-proof"  # from the checkpoint that the site saw last
+MANIFEST_KEY: Final = "manifest"  # of the model; absent where it is not anchored yet
+INDEX_KEY: Final = "index"
+INCLUSION_KEY: Final = "inclusion-proof"
+PUBLISHED_KEY: Final = "published"  # the newest checkpoint that a quorum cosigned; absent where there is none
+PUBLISHED_CONSISTENCY_KEY: Final = "published-consistency-proof"
+
+# ANCHOR of a reply.
+SIZE_KEY: Final = "size"  # of the last checkpoint that the site saw
+COSIGNED_KEY: Final = "cosigned"  # that checkpoint with the site's cosignature
 
 # METRICS of a reply. Everything is a sum over people, so that sites add up.
 PEOPLE_KEY: Final = "people"

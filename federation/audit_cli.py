@@ -30,7 +30,7 @@ def audit(
     ] = None,
 ) -> Report:
     """Attack the private training: a lower bound on its ε by canaries, and telling members of a model from others."""
-    settings = settings_of(context, "anchoring.enabled=false")
+    settings = settings_of(context)
     private, rounds = settings.privacy.dp, settings.federated.rounds
     if private.unit != "candidate":
         raise InputError(

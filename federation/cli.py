@@ -10,10 +10,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from common.cli import DjmsCommand, is_set_by_caller, settings_of
+from common.cli import DjmsCommand, settings_of
 from common.errors import InputError
 from common.progress import progress_bars
-from common.protections import OFF, UNAVAILABLE, refuse, refuse_unavailable
 from common.report import Report
 from federation.protection_texts import protections_text
 
@@ -59,11 +58,7 @@ def demo(
     out: Out = None,
 ) -> Report:
     """Five offices train one model, from CSV files to ranked companies."""
-    settings = settings_of(context, *OFF, *(QUICK if quick else ()))
-    refuse_unavailable(settings)
-    for section in UNAVAILABLE:
-        if is_set_by_caller(context, section, but="enabled"):
-            refuse(section)
+    settings = settings_of(context, *(QUICK if quick else ()))
     if raw is not None and (candidates is not None or companies is not None):
         raise InputError(
             "the number of people and companies is what the files hold",
@@ -96,7 +91,6 @@ def federate(
 ) -> Report:
     """Train one model over the offices' tables that `djms data partition` wrote."""
     settings = settings_of(context)
-    refuse_unavailable(settings)
     with progress_bars() as bars:
         with bars.step("Starting"):
             from federation.runs import run_federation

@@ -14,13 +14,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from anchoring.anchor_folder import AnchorFolder
 from client.ranking import rank_companies
 from client.site import Site
 from common.errors import InputError
@@ -35,7 +36,15 @@ from data.preparation import Dataset, prepare, raw_files_of
 from data.scenarios import OFFICE_TOWNS
 from federation.comparison import Comparison, baseline_steps, compare, load_sites
 from federation.plots import plot_comparison, plot_offices, plot_progress
-from federation.results import check_out, new_run_directory, note_of, protections_of, read_result, write_summary
+from federation.results import (
+    DEMO_LOG,
+    check_out,
+    new_run_directory,
+    note_of,
+    protections_of,
+    read_result,
+    write_summary,
+)
 from federation.simulation import run_simulation
 from server.job import Job
 from server.outcome import MODEL_FILE, ROUNDS_FILE
@@ -61,7 +70,8 @@ def run_demo(settings: Settings, source: Source, out: Path | None, bars: Steps) 
         ledgers = settings.paths.ledger_dir if source.raw is not None else directory / "data" / "ledgers"
         with bars.step("Federated training", settings.federated.rounds) as advance:
             job = Job(settings, tuple(sites), card, directory, on_round=lambda _row: advance())
-            run_simulation(job, tables, ledgers)
+            with _log_of_its_own(job) as (job, witnesses):
+                run_simulation(job, tables, ledgers, witnesses)
         result = read_result(directory)
         model, _ = read_model(directory / MODEL_FILE)
         with bars.step("Training the baselines", baseline_steps(settings, len(sites))) as advance:
@@ -127,6 +137,18 @@ def _workspace(
             shutil.move(data, directory / "data")
             tables = {office: directory / "data" / "federated" / path.name for office, path in tables.items()}
         yield directory, dataset, tables, sites
+
+
+@contextmanager
+def _log_of_its_own(job: Job) -> Iterator[tuple[Job, Path | None]]:
+    """The job with a log in the run's folder, and where its witnesses are; private keys are gone after the run."""
+    if not job.settings.anchoring.enabled:
+        yield job, None
+        return
+    with tempfile.TemporaryDirectory(prefix="djms-keys-") as private:
+        keys, folder = Path(private) / "log", job.output / DEMO_LOG
+        AnchorFolder.create(folder, f"djms-demo-{job.run}", keys=keys)
+        yield replace(job, anchor=folder, anchor_keys=keys), Path(private) / "witnesses"
 
 
 def _draw_synthetic(settings: Settings, source: Source) -> RawDataset:

@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import server
 from client.app import LEDGER_KEY, TABLE_KEY
 from client.secure_aggregation import KEYS_KEY
+from client.witness import WITNESS_KEY
 from common.errors import InputError, RunError
+from federation.bundle import app_directory
 from federation.identities import identities_for
 from federation.ledgers import ledger_folders
 from federation.processes import HOST, Processes, free_ports
+from federation.witnesses import witness_folders
 from server.app import ERROR_FILE
 from server.job import Job
 from server.outcome import RESULT_FILE, ROUNDS_FILE
@@ -42,7 +44,8 @@ def require_consent(insecure: bool) -> None:
 def run_deployment(job: Job, tables: dict[str, Path], *, insecure: bool, on_rounds: Callable[[int], None]) -> None:
     """Run `job` on a SuperLink and one SuperNode per table; `on_rounds(n)` is told when n rounds are done.
 
-    With differential privacy, the sites' privacy ledgers lie below `paths.ledger_dir` (`federation.ledgers`).
+    With differential privacy, the sites' privacy ledgers lie below `paths.ledger_dir` (`federation.ledgers`); with
+    anchoring, their witnesses below `paths.witness_dir` (`federation.witnesses`).
     Logs of the processes go to `job.output/logs`. Raises InputError without `insecure`, RunError when one ends early
     or the run fails.
     """
@@ -62,6 +65,7 @@ class Loopback:
         self._job = job
         self._tables = tables
         self._ledgers = dict(zip(job.sites, ledger_folders(job.settings, job.sites) or (), strict=False))
+        self._witnesses = dict(zip(job.sites, witness_folders(job) or (), strict=False))
         self._resources = contextlib.ExitStack()
 
     def __enter__(self) -> Loopback:
@@ -101,8 +105,19 @@ class Loopback:
             "--insecure",
             *("--superlink", f"{HOST}:{self._fleet}"),
             *("--host", HOST, "--port", str(free_ports(1)[0])),
-            *("--node-config", _node_config(self._tables[site], self._keys.get(site), self._ledgers.get(site))),
+            *("--node-config", self._node_config(site)),
         )
+
+    def _node_config(self, site: str) -> str:
+        """What a site knows by itself: where its table, its keys, its privacy ledger and its witness lie."""
+        places = {
+            TABLE_KEY: self._tables[site],
+            KEYS_KEY: self._keys.get(site),
+            LEDGER_KEY: self._ledgers.get(site),
+            WITNESS_KEY: self._witnesses.get(site),
+        }
+        known = {key: path for key, path in places.items() if path is not None}
+        return " ".join(f"{key}={json.dumps(str(path.absolute()), ensure_ascii=False)}" for key, path in known.items())
 
     def kill_site(self, site: str) -> None:
         """Kill a site's SuperNode, its memory lost."""
@@ -117,13 +132,6 @@ class Loopback:
     def watch(self, on_rounds: Callable[[int], None]) -> None:
         """Wait for the run's end; raises RunError when it fails, or when a process ends before its time."""
         _watch(self._job, self._processes, self._run, on_rounds)
-
-
-def _node_config(table: Path, keys: Path | None, ledger: Path | None) -> str:
-    """What a site knows by itself: where its table, its keys and its privacy ledger lie."""
-    places = {TABLE_KEY: table, KEYS_KEY: keys, LEDGER_KEY: ledger}
-    known = {key: path for key, path in places.items() if path is not None}
-    return " ".join(f"{key}={json.dumps(str(path.absolute()), ensure_ascii=False)}" for key, path in known.items())
 
 
 def _watch(job: Job, processes: Processes, run: subprocess.Popen[bytes], on_rounds: Callable[[int], None]) -> None:
@@ -162,9 +170,8 @@ def _write_configuration(home: Path, port: int, job: Job) -> None:
 
 
 def _app_directory() -> Path:
-    """The project's root, which holds the Flower app's description."""
-    root = Path(str(server.__file__)).parent.parent
-    if not (root / "pyproject.toml").is_file():
+    root = app_directory()
+    if root is None:
         raise InputError(
             "this engine submits the application from its source folder, and DJMS is installed without it",
             where="--engine deployment",

@@ -7,13 +7,13 @@ from typing import Any
 
 
 def protections_text(summary: dict[str, Any]) -> str:
-    """Rounds given up, secure aggregation, differential privacy, and what is missing, a line or more each."""
+    """Rounds given up, secure aggregation, differential privacy, anchoring, and what was missing, line by line."""
     return "".join(
         (
             _given_up(summary),
             _secure_aggregation(summary["secure_aggregation"]),
             _differential_privacy(summary["differential_privacy"]),
-            "There was no anchoring: this version does not have it.\n",
+            _anchoring(summary["anchoring"]),
         )
     )
 
@@ -38,6 +38,16 @@ def _differential_privacy(private: dict[str, Any] | None) -> str:
         f"  {one} would have told as well, at most {factor:.1f} times less or more likely. What holds for people in\n"
         "  general, the model does tell: that is what it is for.\n" + _whom_it_binds(private)
     )
+
+
+def _anchoring(log: dict[str, Any] | None) -> str:
+    if log is None:
+        return "There was no anchoring: nobody can check later which models were trained.\n"
+    models = f"{len(log['entries'])} models stand in the log {log['origin']}"
+    offices = f"{log['cosigned']} of {log['witnesses']} offices cosigned its last checkpoint"
+    if log["published"]:
+        return f"Anchoring: {models}; {offices} ({log['quorum']} are needed), so it counts as published.\n"
+    return f"Anchoring: {models}; it is NOT published: {offices}, and {log['quorum']} are needed.\n"
 
 
 def _whom_it_binds(private: dict[str, Any]) -> str:

@@ -5,6 +5,9 @@ settings.yaml       every setting in force, the seed among them
 versions.json       versions of DJMS, Python and the libraries that numbers depend on
 rounds.csv, model.safetensors, federation.json   written by the coordinator
 privacy_ledger.json   with differential privacy, the events the sites executed: any accountant can price them
+receipts/           with anchoring, one file for each model in the log: `djms anchor verify` checks it offline
+pseudonyms.json     with anchoring, which site is which in these receipts
+demo-log/           the log of a demo, which has one of its own
 *.png               training progress, comparison with the baselines, offices
 ranking.csv         companies for one person (no word about the person)
 """
@@ -25,9 +28,11 @@ from common.errors import InputError
 from common.files import atomic_path
 from common.settings import Settings
 from common.tables import SYNTHETIC_MARK_FILE
+from server.anchored import PSEUDONYMS_FILE, RECEIPTS_FOLDER
 from server.app import ERROR_FILE
 from server.outcome import LEDGER_FILE, MODEL_FILE, RESULT_FILE, ROUNDS_FILE
 
+DEMO_LOG = "demo-log"
 SUMMARY_FILE = "summary.json"
 VERSIONS_FILE = "versions.json"
 _RUN_FILES = (
@@ -38,6 +43,7 @@ _RUN_FILES = (
         MODEL_FILE,
         LEDGER_FILE,
         ERROR_FILE,
+        PSEUDONYMS_FILE,
         "settings.yaml",
         "ranking.csv",
         "flower.log",
@@ -92,7 +98,8 @@ def _clear(directory: Path) -> None:
     """Remove what an earlier run left in `directory`, and nothing else."""
     for name in _RUN_FILES:
         (directory / name).unlink(missing_ok=True)
-    shutil.rmtree(directory / "logs", ignore_errors=True)
+    for name in ("logs", RECEIPTS_FOLDER, DEMO_LOG):
+        shutil.rmtree(directory / name, ignore_errors=True)
     if (directory / "data" / "raw" / SYNTHETIC_MARK_FILE).is_file():
         shutil.rmtree(directory / "data")
 
@@ -109,12 +116,13 @@ def protections_of(result: dict[str, Any]) -> dict[str, Any]:
     done = {
         "differential_privacy": private is not None,
         "secure_aggregation": secure is not None,
-        "anchoring": False,
+        "anchoring": result["anchoring"] is not None,
     }
     return {
         "protections": done,
         "secure_aggregation": secure,
         "differential_privacy": private,
+        "anchoring": result["anchoring"],
         "abandoned": result["abandoned"],
     }
 

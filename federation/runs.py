@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from anchoring.anchor_folder import AnchorFolder
 from common.dataset_info import DatasetInfo
 from common.metrics import METRICS
 from common.model import ModelCard, read_model
@@ -42,6 +43,8 @@ def run_federation(
         require_consent(insecure)
     started = time.monotonic()
     check_out(out)
+    if settings.anchoring.enabled:
+        AnchorFolder.open(settings.paths.anchor_dir).signer()
     directory = data if data is not None else settings.paths.federated_dir
     tables = find_partition(directory, settings.offices)
     info = DatasetInfo.read(directory)
@@ -50,7 +53,9 @@ def run_federation(
     run = new_run_directory(settings, "federate", out)
     card = ModelCard(info.labels, settings.hidden, info.synthetic)
     with bars.step(f"Federated training ({engine})", settings.federated.rounds) as advance:
-        _run(engine, Job(settings, tuple(tables), card, run, on_round=lambda _row: advance()), tables, insecure)
+        anchor = settings.paths.anchor_dir if settings.anchoring.enabled else None
+        job = Job(settings, tuple(tables), card, run, anchor=anchor, on_round=lambda _row: advance())
+        _run(engine, job, tables, insecure)
     result = read_result(run)
     nothing: dict[str, float | None] = dict.fromkeys(METRICS)
     test_people, metrics = result["test_people"], result["test_metrics"]

@@ -7,12 +7,15 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import DjmsError, RunError
+from federation.bundle import bundle_sha256
 from federation.identities import identities_for
 from federation.ledgers import ledger_folders
+from federation.witnesses import witness_folders
 from server.job import Job
 
 if TYPE_CHECKING:
@@ -20,11 +23,14 @@ if TYPE_CHECKING:
     from flwr.serverapp import ServerApp
 
 
-def run_simulation(job: Job, tables: dict[str, Path], ledgers: Path | None = None) -> None:
+def run_simulation(
+    job: Job, tables: dict[str, Path], ledgers: Path | None = None, witnesses: Path | None = None
+) -> None:
     """Run `job` with one simulated site per table; results go to `job.output`.
 
     With differential privacy, the sites' privacy ledgers lie below `ledgers` (`federation.ledgers`), or below
-    `paths.ledger_dir`.
+    `paths.ledger_dir`; with anchoring, their witnesses below `witnesses` (`federation.witnesses`), or below
+    `paths.witness_dir`.
 
     Where the settings ask for secure aggregation, every site gets keys of its own, which are gone after the run.
     Flower's and Ray's own messages go to `flower.log` there. Raises what the coordinator raised, or RunError.
@@ -33,9 +39,14 @@ def run_simulation(job: Job, tables: dict[str, Path], ledgers: Path | None = Non
     from server.app import create_app as create_server_app
 
     job.output.mkdir(parents=True, exist_ok=True)
+    if job.settings.anchoring.enabled:
+        job = replace(job, bundle_sha256=bundle_sha256())
     with identities_for(job) as (job, folders):
         client_app = create_client_app(
-            [tables[site] for site in job.sites], folders, ledger_folders(job.settings, job.sites, ledgers)
+            [tables[site] for site in job.sites],
+            folders,
+            ledger_folders(job.settings, job.sites, ledgers),
+            witness_folders(job, witnesses),
         )
         run_apps(create_server_app(job), client_app, len(job.sites), job.output / "flower.log", job.cancelled)
 

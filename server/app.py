@@ -6,6 +6,7 @@ In a deployment the run's configuration says what to do; a simulation hands its 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -25,7 +26,7 @@ def create_app(job: Job | None = None) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        todo = job if job is not None else Job.from_context(context)
+        todo = job if job is not None else replace(Job.from_context(context), bundle_sha256=grid.run.fab_hash or None)
         try:
             run(grid, todo)
         except DjmsError as error:

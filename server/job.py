@@ -29,8 +29,10 @@ def _new_run() -> str:
 class Job:
     """A run: its settings, the sites expected, what the model will be, where results go, and whom to tell of rounds.
 
-    `roster` is the federation's, needed for secure aggregation. `run` is the run's name in privacy ledgers, where no
-    other run has it.
+    `roster` is the federation's, needed for secure aggregation; `anchor` the folder of the log, needed for anchoring,
+    and `anchor_keys` that of its private keys, where they do not lie in it. `bundle_sha256` is the hash of the
+    application that sites run, where one was made of it. `run` is the run's name in privacy ledgers, where no other run
+    has it.
     """
 
     settings: Settings
@@ -38,6 +40,9 @@ class Job:
     card: ModelCard
     output: Path
     roster: Roster | None = None
+    anchor: Path | None = None
+    anchor_keys: Path | None = None
+    bundle_sha256: str | None = None
     on_round: RoundCallback = lambda _row: None
     cancelled: threading.Event = field(default_factory=threading.Event, compare=False)
     """Set when nobody waits for the run any more: it then ends at its next look at the sites' replies."""
@@ -53,6 +58,8 @@ class Job:
             "output": str(self.output.absolute()),
             "run": self.run,
             "roster": "" if self.roster is None else self.roster.to_json(),
+            "anchor": "" if self.anchor is None else str(self.anchor.absolute()),
+            "anchor-keys": "" if self.anchor_keys is None else str(self.anchor_keys.absolute()),
         }
 
     @classmethod
@@ -69,6 +76,8 @@ class Job:
                 ModelCard(labels=card["labels"], hidden=settings.hidden, synthetic=card["synthetic"]),
                 Path(str(config["output"])),
                 Roster.from_json(str(config["roster"])) if config["roster"] else None,
+                anchor=_path(config["anchor"]),
+                anchor_keys=_path(config["anchor-keys"]),
                 run=str(config["run"]),
             )
         except (KeyError, ValueError) as error:
@@ -77,3 +86,7 @@ class Job:
                 where="run configuration",
                 remedy="start the run with `djms federate --engine deployment`",
             ) from None
+
+
+def _path(value: object) -> Path | None:
+    return Path(str(value)) if value else None

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
 
 from common.errors import RunError
 from common.files import atomic_path
@@ -17,11 +18,13 @@ from privacy.events import NOISED_BY_COORDINATOR, PrivacyEvent, events_to_json
 from server.history import History
 from server.job import Job
 from server.outcome import LEDGER_FILE, MODEL_FILE, write_result
-from server.wrapper import Wrapper
+from server.wrapper import Release, Wrapper
 
 
-def close_private_run(job: Job, strategy: Wrapper, finished: Collection[ArrayRecord], history: History) -> None:
-    """Write the events, the mean of the `finished` rounds' models, and the result.
+def close_private_run(
+    grid: Grid, job: Job, strategy: Wrapper, finished: Collection[ArrayRecord], history: History
+) -> None:
+    """Write the events, the mean of the `finished` rounds' models, and the result; anchor that model where it is due.
 
     Raises RunError where sites executed nothing, or more than the run's ε allows, and AccountantsDisagree: such a run
     has no result.
@@ -36,6 +39,7 @@ def close_private_run(job: Job, strategy: Wrapper, finished: Collection[ArrayRec
         )
     card = replace(job.card, epsilon=price.epsilon, delta=settings.delta, unit=price.unit)
     parameters = _mean(finished)
+    strategy.release(grid, Release(parameters, card, None))
     with atomic_path(job.output / LEDGER_FILE) as path:
         path.write_text(events_to_json(strategy.events), encoding="utf-8")
     with atomic_path(job.output / MODEL_FILE) as path:
@@ -49,6 +53,7 @@ def close_private_run(job: Job, strategy: Wrapper, finished: Collection[ArrayRec
             "abandoned": history.abandoned_rounds,
             "secure_aggregation": strategy.protection,
             "differential_privacy": _as_json(job, price, strategy.events),
+            "anchoring": strategy.anchoring,
             "test_people": None,
             "test_metrics": None,
         },

@@ -11,6 +11,8 @@ own metrics are known one exchange later; after the last round one evaluation ex
 With differential privacy sites keep losses and evaluations to themselves, so there is none of this, and the final model
 is the mean of the last finished rounds' models. Its card says what the executed events cost.
 
+Where the run is anchored, the final model is in the log before it is handed out, and `receipts/` proves it.
+
 A round that its strategy abandons leaves the model as it was and is recorded; the run goes on, until too many in a row
 were abandoned.
 """
@@ -33,13 +35,14 @@ from common.evaluation_sums import EvaluationSums
 from common.files import atomic_path
 from common.model import MatchingModel, from_array_record, parameters_of, sha256_of, to_array_record, to_bytes
 from server.abandoned import RoundAbandoned
+from server.anchored import anchored
 from server.exchange import TooFewSites, exchange, shortened, wait_for_sites
 from server.history import History
 from server.job import Job
 from server.outcome import MODEL_FILE, ROUNDS_FILE, write_result
 from server.private_outcome import close_private_run
 from server.strategies import build_strategy
-from server.wrapper import Wrapper
+from server.wrapper import Release, Wrapper
 
 
 def run(grid: Grid, job: Job) -> None:
@@ -57,9 +60,11 @@ def run(grid: Grid, job: Job) -> None:
         timeout=settings.federated.wait_timeout,
         cancelled=job.cancelled,
     )
-    strategy = build_strategy(
-        settings, job.sites, job.roster, lambda asked_on, asked: _ask(asked_on, asked, job), job.run
-    )
+
+    def ask(asked_on: Grid, asked: Iterable[Message]) -> list[Message]:
+        return _ask(asked_on, asked, job)
+
+    strategy = anchored(build_strategy(settings, job.sites, job.roster, ask, job.run), job, ask)
     private = settings.privacy.differential_privacy
     arrays = to_array_record(parameters_of(MatchingModel(settings.hidden, seed=settings.seed, from_zero=private)))
     history = History()
@@ -75,7 +80,7 @@ def run(grid: Grid, job: Job) -> None:
         finished.append(arrays)
         _record_finished(job, history, number, started, arrays, _numbers(metrics), strategy)
     if private:
-        close_private_run(job, strategy, finished, history)
+        close_private_run(grid, job, strategy, finished, history)
     else:
         _close(grid, job, strategy, arrays, history)
 
@@ -138,15 +143,20 @@ def _close(grid: Grid, job: Job, strategy: Wrapper, arrays: ArrayRecord, history
     record = _evaluate(grid, job, strategy, arrays)
     threshold = history.evaluated(EvaluationSums.from_record(record, names.VALIDATION))
     _write_rounds(job, history)
+    parameters = from_array_record(arrays)
+    metrics = EvaluationSums.from_record(record, names.TEST).metrics(threshold)
+    known = {name: value for name, value in metrics.items() if value is not None}
+    strategy.release(grid, Release(parameters, job.card, known))
     result = {
-        "model_sha256": sha256_of(from_array_record(arrays), job.card),
+        "model_sha256": sha256_of(parameters, job.card),
         "threshold": threshold,
         "cohort": history.cohort,
         "abandoned": history.abandoned_rounds,
         "secure_aggregation": strategy.protection,
         "differential_privacy": None,
+        "anchoring": strategy.anchoring,
         "test_people": int(record[names.PEOPLE_KEY]),
-        "test_metrics": EvaluationSums.from_record(record, names.TEST).metrics(threshold),
+        "test_metrics": metrics,
     }
     write_result(job, result)
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from common.model import ModelCard, Parameters
 from privacy.events import PrivacyEvent
+
+
+@dataclass(frozen=True)
+class Release:
+    """The model that a run hands out, and its metrics on test people; None where sites keep them to themselves."""
+
+    parameters: Parameters
+    card: ModelCard
+    metrics: Mapping[str, float] | None
 
 
 class Wrapper(Strategy):
@@ -37,6 +48,16 @@ class Wrapper(Strategy):
     def events(self) -> tuple[PrivacyEvent, ...]:
         """What was released with noise so far, as it was executed: hand on; empty where nothing was."""
         return self.inner.events if isinstance(self.inner, Wrapper) else ()
+
+    @property
+    def anchoring(self) -> dict[str, Any] | None:
+        """What of the run stands in the log: hand on; None where it has none."""
+        return self.inner.anchoring if isinstance(self.inner, Wrapper) else None
+
+    def release(self, grid: Grid, release: Release) -> None:
+        """The run's last model, before it is handed out: hand on."""
+        if isinstance(self.inner, Wrapper):
+            self.inner.release(grid, release)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -1,0 +1,139 @@
+"""What a run commits to the log: manifests of its models, one after the other, and the models themselves to the store.
+
+A manifest covers all rounds since the one before it. A round whose model was never used for the next message counts as
+abandoned: what is committed is what happened, not what was about to happen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import rfc8785
+
+from anchoring.anchor_folder import AnchorFolder
+from anchoring.manifest import PrivacyRecord, RoundManifest, RoundRecord, pseudonym
+from common.model import ModelCard, Parameters, to_bytes
+from common.settings import Settings
+from privacy.accounting import epsilon_rdp
+from privacy.events import PrivacyEvent, events_to_json
+from server.job import Job
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A manifest in the log: its place, and its bytes."""
+
+    index: int
+    manifest: RoundManifest
+
+    @property
+    def entry(self) -> bytes:
+        """The manifest as it stands in the log."""
+        return self.manifest.to_bytes()
+
+
+class Commitments:
+    """The manifests of one run, in the order of the log."""
+
+    def __init__(self, anchor: AnchorFolder, job: Job) -> None:
+        self._anchor = anchor
+        self._job = job
+        self._salt = secrets.token_bytes(32)
+        self.made: list[Committed] = []
+
+    @property
+    def last(self) -> Committed | None:
+        """The newest one, None before the first."""
+        return self.made[-1] if self.made else None
+
+    @property
+    def pseudonyms(self) -> dict[str, str]:
+        """Each site's name in this run's manifests."""
+        return {site: pseudonym(self._salt, site) for site in sorted(self._job.sites)}
+
+    def record(
+        self, number: int, participants: Sequence[str], weight: float | None, metrics: dict[str, float] | None
+    ) -> RoundRecord:
+        """A finished round; with no participants, an abandoned one."""
+        cohort = set(participants)
+        return RoundRecord(
+            number=number,
+            status="finished" if cohort else "abandoned",
+            cohort=self._hidden(cohort),
+            dropouts=self._hidden(set(self._job.sites) - cohort),
+            weight=weight,
+            metrics=metrics,
+        )
+
+    def commit(
+        self,
+        parameters: Parameters,
+        card: ModelCard,
+        *,
+        number: int,
+        rounds: Sequence[RoundRecord],
+        events: Sequence[PrivacyEvent],
+        released: bool = False,
+        metrics: Mapping[str, float] | None = None,
+    ) -> Committed:
+        """Store a model, and put its manifest into the log; returns when both are durable."""
+        content = to_bytes(parameters, card)
+        sha256 = self._anchor.store.put(content)
+        manifest = RoundManifest(
+            run=self._job.run,
+            round=number,
+            released=released,
+            model_sha256=sha256,
+            card=card_of(content),
+            settings_sha256=settings_sha256(self._job.settings),
+            bundle_sha256=self._job.bundle_sha256,
+            quorum=self._job.settings.quorum,
+            rounds=tuple(rounds),
+            metrics=None if metrics is None else dict(metrics),
+            privacy=self._privacy(events),
+            previous=None if self.last is None else self.last.manifest.sha256,
+        )
+        self._anchor.store.put(manifest.to_bytes())
+        (index,) = self._anchor.append([manifest.to_bytes()])
+        self.made.append(Committed(index, manifest))
+        return self.made[-1]
+
+    def _privacy(self, events: Sequence[PrivacyEvent]) -> PrivacyRecord | None:
+        """What the events cost the people of the site that paid most; the ledger is stored under pseudonyms."""
+        if not events:
+            return None
+        delta = self._job.settings.privacy.dp.delta
+        by_site: defaultdict[str, list[PrivacyEvent]] = defaultdict(list)
+        for event in events:
+            by_site[event.site].append(event)
+        prices = {site: epsilon_rdp(paid, delta) for site, paid in by_site.items()}
+        dearest = max(sorted(prices), key=prices.__getitem__)
+        hidden = [replace(event, site=pseudonym(self._salt, event.site)) for event in events]
+        return PrivacyRecord(
+            unit=events[0].unit,
+            epsilon=prices[dearest],
+            delta=delta,
+            event={key: value for key, value in by_site[dearest][-1].to_json().items() if key != "site"},
+            ledger_sha256=self._anchor.store.put(events_to_json(hidden).encode()),
+        )
+
+    def _hidden(self, sites: set[str]) -> tuple[str, ...]:
+        return tuple(sorted(pseudonym(self._salt, site) for site in sites))
+
+
+def settings_sha256(settings: Settings) -> str:
+    """SHA-256, in hexadecimal, of all settings as canonical JSON (RFC 8785)."""
+    return hashlib.sha256(rfc8785.dumps(settings.model_dump(mode="json"))).hexdigest()
+
+
+def card_of(model: bytes) -> dict[str, Any]:
+    """The card in the canonical bytes of a model: the metadata of a safetensors file."""
+    header = json.loads(model[8 : 8 + int.from_bytes(model[:8], "little")])
+    card: dict[str, Any] = json.loads(header["__metadata__"]["djms"])
+    return card
