@@ -28,7 +28,7 @@ def init(
     folder: Folder,
     signers: Annotated[Path, typer.Option(help="File of the log's signers, as its operator published it.")],
     witnesses: Annotated[Path | None, typer.Option(help="File of the witnesses whose quorum is to count.")] = None,
-    anchor_every_n: Annotated[int, typer.Option(min=1, help="Use at most so many models in a row from one proof.")] = 1,
+    anchor_every_n: Annotated[int, typer.Option(min=1, help="Use at most so many models in a row per proof.")] = 1,
 ) -> Report:
     """Make a witness with a key of its own that has seen nothing of the log yet."""
     limits = WitnessLimits(anchor_every_n=anchor_every_n)
@@ -36,8 +36,8 @@ def init(
     key = made.key.to_text()
     return Report(
         {"folder": str(folder), "origin": made.signers.origin, "key": key},
-        f"A new witness of {made.signers.origin}.\nPublic key    {key}\nGive it to the log's operator, who adds it with "
-        f"`djms anchor witness trust '{key}'`.",
+        f"A new witness of {made.signers.origin}.\nPublic key    {key}\n"
+        f"Give it to the log's operator, who adds it with `djms anchor witness trust '{key}'`.",
     )
 
 
@@ -114,6 +114,6 @@ def collect(
     by, published = len(opened.cosigned_by(size)), opened.is_published(size)
     return Report(
         {"size": size, "cosigned": by, "published": published},
-        f"The checkpoint of {size} entries is cosigned by {by} and {'counts' if published else 'does not yet count'} as "
-        "published.",
+        f"The checkpoint of {size} entries is cosigned by {by}, which is {'enough' if published else 'not enough yet'} "
+        "to be published.",
     )

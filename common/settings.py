@@ -195,7 +195,7 @@ class AnchoringSettings(_Section):
     enabled: bool = True
     backend: Literal["merkle"] = "merkle"
     anchor_every_n: Positive = 1
-    witnesses: Positive = 3
+    witnesses: Annotated[int, Field(ge=1, le=99)] = 3
     publish: Literal["none", "evm", "rfc3161"] = "none"
     evm: EvmSettings = EvmSettings()
     timestamp: TimestampSettings = TimestampSettings()
@@ -329,6 +329,13 @@ class Settings(_Section):
                 f"{sites}",
                 where="settings key 'federated'",
                 remedy="add offices, or lower the number of sites needed",
+            )
+        if self.anchoring.enabled and sites < self.anchoring.witnesses:
+            raise InputError(
+                f"{self.anchoring.witnesses} witnesses are to cosign, and there are {sites} sites, so no model would "
+                "ever count as published",
+                where="settings key 'anchoring.witnesses'",
+                remedy="add offices, or lower it",
             )
         if (trouble := threshold_trouble(self, sites)) is not None:
             raise InputError(

@@ -23,6 +23,7 @@ def units_to_trim(trim: float) -> int:
 def refuse_what_does_not_fit(settings: Settings) -> None:
     """Raise ValueError for the first combination that protections make impossible."""
     _refuse_robust_sites(settings)
+    _refuse_publishing_nowhere(settings)
     if not settings.privacy.secure_aggregation:
         return
     _refuse_pairs(settings)
@@ -36,6 +37,17 @@ def _refuse_robust_sites(settings: Settings) -> None:
         raise ValueError(
             f"privacy.dp.unit 'site' needs to know how much one site can change, and with {aggregator} nobody knows; "
             "set federated.aggregator to fedavg"
+        )
+
+
+def _refuse_publishing_nowhere(settings: Settings) -> None:
+    anchoring = settings.anchoring
+    if anchoring.publish == "evm" and anchoring.evm.key_file is None:
+        raise ValueError("anchoring.publish evm needs an account to send from; set anchoring.evm.key_file")
+    if anchoring.publish == "rfc3161" and not (anchoring.timestamp.url and anchoring.timestamp.certificates):
+        raise ValueError(
+            "anchoring.publish rfc3161 needs an authority and what its answers are verified with; set "
+            "anchoring.timestamp.url and anchoring.timestamp.certificates"
         )
 
 

@@ -53,7 +53,7 @@ def bench(
 ) -> Report:
     """Measure secure aggregation: work, memory and bytes beside Flower's SecAgg+, and rounds in the simulation."""
     numbers = _numbers(sites or (QUICK_SITES if quick else SITES))
-    settings = settings_of(context, _THRESHOLD, "privacy.dp.enabled=false")
+    settings = settings_of(context, _THRESHOLD, "privacy.dp.enabled=false", "anchoring.enabled=false")
     with progress_bars() as bars:
         with bars.step("Starting"):
             from federation.secure_bench import run_bench

@@ -11,7 +11,6 @@ from pathlib import Path
 from anchoring.anchor_folder import AnchorFolder
 from anchoring.cosignature import WitnessPolicy
 from client.witness_folder import KEY_FILE, WitnessFolder, WitnessLimits
-from common.errors import InputError
 from common.settings import Settings
 from server.job import Job
 
@@ -20,17 +19,11 @@ def witness_folders(job: Job, directory: Path | None = None) -> list[Path] | Non
     """The folders of the job's sites, in their order; None where the run is not anchored.
 
     They lie below `directory`, or below `paths.witness_dir`. A witness that is there goes on with what it saw. Raises
-    LogMissing where there is no log, and InputError where a witness watches another one or the quorum cannot be met.
+    LogMissing where there is no log, and InputError where a witness watches another one.
     """
     settings, sites = job.settings, job.sites
     if not settings.anchoring.enabled or job.anchor is None:
         return None
-    if len(sites) < settings.anchoring.witnesses:
-        raise InputError(
-            f"{settings.anchoring.witnesses} witnesses are asked for, and there are {len(sites)} sites",
-            where="settings key 'anchoring.witnesses'",
-            remedy="ask for at most as many as there are sites",
-        )
     log = AnchorFolder.open(job.anchor)
     root = (settings.paths.witness_dir if directory is None else directory).absolute()
     witnesses = [_made(root / site, log, settings) for site in sites]

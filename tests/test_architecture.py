@@ -69,4 +69,4 @@ def test_the_client_app_needs_no_room_that_is_not_in_its_bundle() -> None:
                 target = ROOT / (module.replace(".", "/") + ".py")
                 if target.is_file() and target not in seen:
                     waiting.append(target)
-    assert {path.relative_to(ROOT).parts[0] for path in seen} <= {"client", "server", "common", "privacy"}
+    assert {path.relative_to(ROOT).parts[0] for path in seen} <= {"client", "server", "common", "privacy", "anchoring"}

@@ -99,7 +99,8 @@ def test_a_file_in_latin_1_is_told_how_to_become_utf_8(djms: Djms, raw: Path, tm
         (("--aggregator", "mean_of_means"), ("mean_of_means", "trimmed_mean")),
         (("--aggregator", "coordinate_median"), ("secure aggregation", "hides")),
         (("--secure_agg.groups", "2"), ("groups", "fedavg")),
-        (("--anchoring.anchor_every_n", "2"), ("anchoring", "not part of this version")),
+        (("--anchoring.witnesses", "6"), ("6 witnesses", "there are 5 sites")),
+        (("--anchoring.publish", "evm"), ("key_file",)),
         (
             ("--privacy.enabled", "false", "--aggregator", "trimmed_mean", "--federated.trim", "0.1"),
             ("trim 0.1", "needs 10 sites"),
@@ -153,13 +154,6 @@ def test_outcomes_of_people_nobody_knows_are_refused_without_naming_them(djms: D
     done = djms("demo", "--raw", raw, "--out", tmp_path / "run")
     refused_cleanly(done, tmp_path, "Esiti_Collocamento.csv", "not in the candidates' file")
     assert "ZZTOP" not in done.err
-
-
-def test_the_environment_may_not_ask_for_a_protection_that_is_not_there(
-    djms: Djms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DJMS_ANCHORING__ENABLED", "true")
-    refused_cleanly(djms("demo", "--quick", "--out", tmp_path / "run"), tmp_path, "not part of this version")
 
 
 @pytest.mark.parametrize("out", ["letter.txt", "letter.txt/run"])

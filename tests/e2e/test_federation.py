@@ -18,6 +18,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 import server.rounds
+from anchoring.anchor_folder import AnchorFolder
 from client.app import create_app as create_client_app
 from common.dataset_info import DatasetInfo
 from common.errors import RunError
@@ -41,7 +42,8 @@ def two_offices(small_federation: Path, tmp_path: Path) -> tuple[Path, tuple[str
     for name in ("CPI_Verona.csv", "CPI_Padova.csv", "dataset.json"):
         shutil.copy(small_federation / name, data / name)
     offices = "offices={CPI_Verona: {provinces: [VR]}, CPI_Padova: {provinces: [PD]}}"
-    return data, ("--set", offices, "--federated.min_clients", "2", *WITHOUT_PROTECTIONS)
+    flags = ("--set", offices, "--federated.min_clients", "2", "--anchoring.witnesses", "2")
+    return data, (*flags, "--privacy.enabled", "false", "--anchor_dir", tmp_path / "log")
 
 
 @pytest.mark.slow
@@ -49,7 +51,9 @@ def test_processes_and_simulation_train_the_same_model_to_the_last_bit(
     djms: Djms, two_offices: tuple[Path, tuple[str, ...]], tmp_path: Path
 ) -> None:
     data, flags = two_offices
+    flags = (*flags, "--witness_dir", tmp_path / "witnesses")
     before = _flower_processes()
+    assert djms("anchor", "init", "--anchor", tmp_path / "log").code == 0
     deployed = djms(
         *("federate", "--engine", "deployment", "--insecure", "--data", data, "--out", tmp_path / "deployed"),
         *(*flags, *SMALL, "--json"),
@@ -57,6 +61,12 @@ def test_processes_and_simulation_train_the_same_model_to_the_last_bit(
     assert deployed.code == 0, deployed.err
     simulated = djms("federate", "--data", data, "--out", tmp_path / "simulated", *flags, *SMALL, "--json")
     assert simulated.code == 0, simulated.err
+    assert deployed.data["anchoring"]["published"]
+    assert simulated.data["anchoring"]["published"]
+    committed = [json.loads(entry) for entry in AnchorFolder.open(tmp_path / "log").log.entries()]
+    assert len(committed) == 8  # the model at the start, after two rounds, and released, of both runs in one log
+    assert [one["model_sha256"] for one in committed[:4]] == [one["model_sha256"] for one in committed[4:]]
+    assert len({one["bundle_sha256"] for one in committed}) == 1, "the hash of the code is another than sites were sent"
     assert deployed.data["cohort"] == ["CPI_Padova", "CPI_Verona"]
     assert deployed.data["model_sha256"] == simulated.data["model_sha256"]
     rounds = pd.read_csv(tmp_path / "deployed" / "rounds.csv")
@@ -100,7 +110,8 @@ def test_a_plain_round_is_one_exchange_and_one_more_closes_the_run(
 
     monkeypatch.setattr(server.rounds, "exchange", counting)
     settings = load_settings(
-        ["federated.rounds=3", "federated.local_epochs=1", "privacy.enabled=false"], environment={}
+        ["federated.rounds=3", "federated.local_epochs=1", "privacy.enabled=false", "anchoring.enabled=false"],
+        environment={},
     )
     sites = ("CPI_Padova", "CPI_Treviso", "CPI_Venezia")
     job = Job(settings, sites, ModelCard("rule", (32, 16), synthetic=True), tmp_path / "run")
@@ -142,7 +153,8 @@ def test_a_site_that_does_not_come_is_named_when_the_wait_is_over(small_federati
     from server.app import create_app as create_server_app
 
     settings = load_settings(
-        ["federated.min_clients=3", "federated.wait_timeout=2", "privacy.enabled=false"], environment={}
+        ["federated.min_clients=3", "federated.wait_timeout=2", "privacy.enabled=false", "anchoring.enabled=false"],
+        environment={},
     )
     sites = ("CPI_Padova", "CPI_Treviso", "CPI_Venezia")
     job = Job(settings, sites, ModelCard("rule", (32, 16), synthetic=True), tmp_path / "run")
@@ -166,7 +178,9 @@ def test_a_sites_refusal_reaches_the_coordinator_as_one_sentence(small_federatio
     write_training_table(table, tmp_path / "CPI_Padova.csv")
     tables = {site: small_federation / f"{site}.csv" for site in ("CPI_Treviso", "CPI_Venezia")}
     tables["CPI_Padova"] = tmp_path / "CPI_Padova.csv"
-    settings = load_settings(["federated.min_clients=3", "privacy.enabled=false"], environment={})
+    settings = load_settings(
+        ["federated.min_clients=3", "privacy.enabled=false", "anchoring.enabled=false"], environment={}
+    )
     job = Job(settings, tuple(sorted(tables)), ModelCard("rule", (32, 16), synthetic=True), tmp_path / "run")
     with pytest.raises(RunError, match=r"CPI_Padova refused .*successes only") as caught:
         run_simulation(job, tables)
@@ -184,14 +198,15 @@ def test_plain_text_needs_consent(djms: Djms, small_federation: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("flags", [(), ("--privacy.enabled", "false")])
-def test_a_run_that_asks_for_a_protection_it_cannot_have_is_not_started(
+def test_a_run_that_asks_for_anchoring_and_has_no_log_is_not_started_and_makes_none(
     djms: Djms, small_federation: Path, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
-    out = tmp_path / "run"
-    refused = djms("federate", "--data", small_federation, "--out", out, *flags)
+    out, log = tmp_path / "run", tmp_path / "log"
+    refused = djms("federate", "--data", small_federation, "--out", out, "--anchor_dir", log, *flags)
     assert refused.code == 1
-    assert "not part of this version" in refused.err
+    assert "djms anchor init" in refused.err
     assert not out.exists()
+    assert not log.exists()
 
 
 def test_the_tables_note_is_needed_to_say_where_labels_come_from(
@@ -199,7 +214,7 @@ def test_the_tables_note_is_needed_to_say_where_labels_come_from(
 ) -> None:
     data, flags = two_offices
     (data / "dataset.json").write_text("{}", encoding="utf-8")
-    refused = djms("federate", "--data", data, "--out", tmp_path / "run", *flags)
+    refused = djms("federate", "--data", data, "--out", tmp_path / "run", *flags, "--anchoring.enabled", "false")
     assert refused.code == 1
     assert "where the labels of these tables come from" in refused.err
     DatasetInfo("rule", synthetic=True).write(data)

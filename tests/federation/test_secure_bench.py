@@ -27,7 +27,10 @@ SLOTS = 4
 
 
 def settings_of(*more: str) -> Settings:
-    return load_settings(["privacy.secure_agg.threshold=70%", "privacy.dp.enabled=false", *more], environment={})
+    return load_settings(
+        ["privacy.secure_agg.threshold=70%", "privacy.dp.enabled=false", "anchoring.enabled=false", *more],
+        environment={},
+    )
 
 
 @pytest.fixture(scope="module")

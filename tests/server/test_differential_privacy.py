@@ -40,6 +40,10 @@ class Nodes:
         return [1, 2, 3]
 
 
+NOBODY: Any = Nodes()
+"""The grid of a run that is not anchored, where nobody is asked anything in the end."""
+
+
 def settings_with(**private: Any) -> Settings:
     privacy = PrivacySettings.model_validate({"secure_agg": {"enabled": False}, "dp": private})
     return Settings(federated=FederatedSettings(rounds=ROUNDS), privacy=privacy)
@@ -162,7 +166,7 @@ def test_the_result_says_what_the_executed_events_cost_and_ten_lines_recompute_i
     strategy = strategy_of()
     for number in range(1, ROUNDS + 1):
         one_round(strategy, number)
-    close_private_run(job_in(tmp_path), strategy, [arrays_of(1), arrays_of(2)], History())
+    close_private_run(NOBODY, job_in(tmp_path), strategy, [arrays_of(1), arrays_of(2)], History())
     model, card = read_model(tmp_path / "model.safetensors")
     assert (card.unit, card.delta) == ("candidate", 1e-6)
     assert all((values == 1.5).all() for values in parameters_of(model).values())
@@ -178,7 +182,7 @@ def test_the_result_says_what_the_executed_events_cost_and_ten_lines_recompute_i
 
 def test_a_run_whose_sites_executed_nothing_has_no_result(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="the model is not released"):
-        close_private_run(job_in(tmp_path), strategy_of(), [arrays_of(1)], History())
+        close_private_run(NOBODY, job_in(tmp_path), strategy_of(), [arrays_of(1)], History())
     assert not list(tmp_path.iterdir())
 
 
@@ -187,5 +191,5 @@ def test_a_run_that_cost_more_than_its_settings_say_has_no_result(tmp_path: Path
     for number in range(1, ROUNDS + 1):
         one_round(strategy, number)
     with pytest.raises(RunError, match=r"costs ε 2, and privacy\.dp\.epsilon is 1"):
-        close_private_run(job_in(tmp_path, epsilon=1.0), strategy, [arrays_of(1)], History())
+        close_private_run(NOBODY, job_in(tmp_path, epsilon=1.0), strategy, [arrays_of(1)], History())
     assert not list(tmp_path.iterdir())

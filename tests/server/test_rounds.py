@@ -132,7 +132,7 @@ START = float(next(iter(INITIAL.values())).ravel()[0])
 
 def job_of(folder: Path, *overrides: str, **more: Any) -> Job:
     quick = ("training.hidden=[4]", "federated.round_timeout=0.2", "federated.wait_timeout=0.2")
-    settings = load_settings([*quick, "privacy.enabled=false", *overrides], environment={})
+    settings = load_settings([*quick, "privacy.enabled=false", "anchoring.enabled=false", *overrides], environment={})
     return Job(settings, SITES, CARD, folder, **more)
 
 
