@@ -5,7 +5,6 @@ Needs Debian's packages golang-go and golang-golang-x-mod-dev; nothing is downlo
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from go_verifier import built_verifier, needs_go
 
 from anchoring.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from anchoring.cosignature import WitnessKey, cosign
@@ -22,13 +22,7 @@ from anchoring.note import Note, Signer, VerifierKey, new_private_key, to_base64
 from anchoring.receipt import Receipt
 from anchoring.signers import Signers
 
-# Where Debian's golang-golang-*-dev packages put their sources.
-GOCODE = Path(os.environ.get("DJMS_GOPATH", "/usr/share/gocode"))
-NOTE_PACKAGE = GOCODE / "src/golang.org/x/mod/sumdb/note"
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("go") is None or not NOTE_PACKAGE.is_dir(), reason="Go or its module golang.org/x/mod is not installed"
-)
+pytestmark = needs_go
 
 ORIGIN = "example.org/log"
 # The second size fills tiles up to level 1 and leaves partial ones at three levels.
@@ -84,25 +78,7 @@ class Case:
 @pytest.fixture(scope="module")
 def go(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Go program, built without network."""
-    folder = tmp_path_factory.mktemp("go")
-    environment = os.environ | {
-        "GO111MODULE": "off",
-        "GOPATH": str(GOCODE),
-        "GOFLAGS": "",
-        "GOCACHE": str(folder / "cache"),
-        "CGO_ENABLED": "0",
-    }
-    source = Path(__file__).parent / "go" / "main.go"
-    built = subprocess.run(
-        ["go", "build", "-o", str(folder / "verifier"), str(source)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
-    return folder / "verifier"
+    return built_verifier(tmp_path_factory.mktemp("go"))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +14,11 @@ from typing import Any
 
 import pytest
 from conftest import Outcome
+from go_verifier import built_verifier, needs_go
 
 from anchoring.anchor_folder import AnchorFolder
+from anchoring.cosignature import WitnessKey
+from anchoring.receipt import Receipt
 from client.witness_folder import WitnessFolder
 
 Djms = Callable[..., Outcome]
@@ -30,9 +35,6 @@ def federate(djms: Djms, data: Path, folder: Path, name: str, *flags: Any) -> Ou
 @pytest.fixture(scope="module")
 def anchored_run(small_federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a log and one finished run of ten rounds: secure aggregation, ε = 1, anchoring."""
-    import subprocess
-    import sys
-
     folder = tmp_path_factory.mktemp("anchored")
     command = Path(sys.executable).with_name("djms")
     subprocess.run([command, "anchor", "init", "--anchor", folder / "log", "--origin", "test.example/log"], check=True)
@@ -76,6 +78,30 @@ def test_ten_rounds_verify_from_the_receipts_alone(djms: Djms, anchored_run: Pat
     model = anchored_run / "run" / "model.safetensors"
     assert released.data["entry"]["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert released.data["entry"]["card"]["epsilon"] == pytest.approx(spent[-1], rel=1e-9)
+
+
+@needs_go
+@pytest.mark.slow
+def test_gos_own_packages_verify_the_log_its_cosignatures_and_every_receipt(anchored_run: Path, tmp_path: Path) -> None:
+    log = AnchorFolder.open(anchored_run / "log")
+    assert log.policy is not None
+    arguments = ["-log", anchored_run / "log" / "log", "-key", log.signers.keys[0].key.to_text()]
+    for path in sorted((anchored_run / "run" / "receipts").iterdir()):
+        entry = tmp_path / f"{path.stem}.entry"
+        entry.write_bytes(Receipt.from_text(path.read_bytes()).extra or b"")
+        arguments += ["-receipt", path, "-entry", entry]
+    shutil.copytree(anchored_run / "log" / "log", tmp_path / "log")
+    (tmp_path / "log" / "checkpoint").write_text(log.checkpoint(), encoding="utf-8")  # the cosigned one
+    arguments[1] = tmp_path / "log"
+    witnesses = [part for key in log.policy.witnesses for part in ("-witness", key.to_text())]
+    go = built_verifier(tmp_path / "go")
+    command = [go, "verify", *arguments, "-quorum", log.policy.quorum, *witnesses]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    stranger = ["-witness", WitnessKey("nobody", bytes(32)).to_text()]
+    command = [go, "verify", *arguments, "-quorum", 1, *stranger]
+    refused = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 1
 
 
 @pytest.mark.slow
