@@ -39,7 +39,7 @@ from anchoring.errors import (
     NotAnchored,
     RootMismatch,
 )
-from anchoring.merkle import EMPTY_ROOT, HASH_SIZE, complete_root, leaf_hash
+from anchoring.merkle import EMPTY_ROOT, HASH_SIZE, complete_root, leaf_hashes
 from anchoring.tiles import (
     LONGEST_ENTRY,
     WIDTH,
@@ -225,7 +225,7 @@ class LogStore:
 
     def _append(self, entries: list[bytes], sign: Sign) -> range:
         old = self._tiles.edge
-        new, tiles = old.grown([leaf_hash(entry) for entry in entries])
+        new, tiles = old.grown(leaf_hashes(entries))
         whole = self._last_bundle + entries
         files = DurableFiles()
         for at in range(0, len(whole), WIDTH):
@@ -294,7 +294,7 @@ class LogStore:
                 children = range(tile.index * WIDTH, tile.index * WIDTH + tile.width)
                 below = [complete_root(self._tile(tile.level - 1, index, WIDTH)) for index in children]
             else:
-                below = [leaf_hash(entry) for entry in self._raw_bundle(tile.index, tile.width)]
+                below = leaf_hashes(self._raw_bundle(tile.index, tile.width))
             if b"".join(below) != self._tile(tile.level, tile.index, tile.width):
                 return self.folder / tile_path(tile.level, tile.index, tile.width)
         return self.folder / CHECKPOINT
@@ -304,6 +304,8 @@ class LogStore:
             raise LogRolledBack(
                 f"the log has {tiles.edge.size} entries and had {self.size} before", where=self.folder, remedy=_RESTORE
             )
+        if tiles.edge == self._tiles.edge:
+            return
         with self._faults_named():
             if tiles.root(self.size) != self._tiles.edge.root():
                 raise LogForked(
@@ -325,7 +327,7 @@ class LogStore:
         entries = self._raw_bundle(index, width)
         with self._faults_named():
             hashes = self._tiles.tile(0, index)
-        if b"".join([leaf_hash(entry) for entry in entries]) != hashes:
+        if b"".join(leaf_hashes(entries)) != hashes:
             raise LogCorrupt(
                 "an entry is not the one whose hash is in the tile",
                 where=self.folder / entries_path(index, width),

@@ -39,6 +39,11 @@ def leaf_hash(entry: bytes) -> bytes:
     return sha256(b"\x00" + entry).digest()
 
 
+def leaf_hashes(entries: Iterable[bytes]) -> list[bytes]:
+    """Hashes of entries as leaves, in order; as `leaf_hash` for each, and faster."""
+    return [sha256(b"\x00" + entry).digest() for entry in entries]
+
+
 def node_hash(left: bytes, right: bytes) -> bytes:
     """Hash of the node above two nodes (32 bytes)."""
     return sha256(b"\x01" + left + right).digest()
@@ -49,7 +54,7 @@ def complete_root(hashes: bytes) -> bytes:
     count, rest = divmod(len(hashes), HASH_SIZE)
     if rest or count < 1 or count & (count - 1):
         raise ProofInvalid(f"{len(hashes)} bytes are no power of two of hashes", remedy=_CALL)
-    return _collapsed([hashes[at : at + HASH_SIZE] for at in range(0, len(hashes), HASH_SIZE)])
+    return _subtrees([hashes[at : at + HASH_SIZE] for at in range(0, len(hashes), HASH_SIZE)])[0][0]
 
 
 class CompactRange:
@@ -71,11 +76,11 @@ class CompactRange:
         for leaf in islice(waiting, -self.size % (1 << _CHUNK_LEVEL)):
             self.append(leaf)
         while chunk := list(islice(waiting, 1 << _CHUNK_LEVEL)):
-            if len(chunk) == 1 << _CHUNK_LEVEL and set(map(len, chunk)) == {HASH_SIZE}:
-                self._add(_collapsed(chunk), _CHUNK_LEVEL)
-                continue
-            for leaf in chunk:
-                self.append(leaf)
+            if set(map(len, chunk)) != {HASH_SIZE}:
+                for leaf in chunk:
+                    self.append(leaf)  # raises at the one that is no hash
+            for node, level in _subtrees(chunk):
+                self._add(node, level)
 
     def root(self) -> bytes:
         """Root of the tree so far."""
@@ -129,20 +134,21 @@ class MerkleTree:
 
     def root(self, size: int | None = None) -> bytes:
         """Root of the first `size` leaves, of all when none is given. Raises ProofInvalid for a size above."""
-        return root_from(self._node, self._checked_size(size))
+        return root_from(self.node, self._checked_size(size))
 
     def inclusion_proof(self, index: int, size: int | None = None) -> list[bytes]:
         """PATH(index, D[size]) of RFC 9162, 2.1.3.1. Raises ProofInvalid unless 0 <= index < size <= len(self)."""
-        return inclusion_proof_from(self._node, index, self._checked_size(size))
+        return inclusion_proof_from(self.node, index, self._checked_size(size))
 
     def consistency_proof(self, first: int, second: int | None = None) -> list[bytes]:
         """PROOF(first, D[second]) of RFC 9162, 2.1.4.1; empty when first is 0 or second, where nothing is to be shown.
 
         Raises ProofInvalid unless 0 <= first <= second <= len(self).
         """
-        return consistency_proof_from(self._node, first, self._checked_size(second))
+        return consistency_proof_from(self.node, first, self._checked_size(second))
 
-    def _node(self, level: int, index: int) -> bytes:
+    def node(self, level: int, index: int) -> bytes:
+        """Hash of a complete node, or b"" where there is none yet."""
         return bytes(self._levels[level][index * HASH_SIZE : (index + 1) * HASH_SIZE])
 
     def _complete(self) -> None:
@@ -251,8 +257,10 @@ def _path(node: Node, level: int, index: int, size: int) -> list[bytes]:
     path = []
     last = (size - 1) >> level
     while last:
-        if index ^ 1 <= last:
-            path.append(_subtree(node, level, index ^ 1, size))
+        if index ^ 1 < last:  # complete, as the last one of a level may not be
+            path.append(node(level, index ^ 1))
+        elif index ^ 1 == last:
+            path.append(_subtree(node, level, last, size))
         index >>= 1
         last >>= 1
         level += 1
@@ -272,12 +280,18 @@ def _subtree(node: Node, level: int, index: int, size: int) -> bytes:
     return _joined(roots)
 
 
-def _collapsed(hashes: list[bytes]) -> bytes:
-    # Calling node_hash would cost as much again as the hashing does.
-    while len(hashes) > 1:
+def _subtrees(hashes: list[bytes]) -> list[tuple[bytes, int]]:
+    """Roots and levels of the largest complete subtrees of these leaves, from the left."""
+    found = []
+    level = 0
+    while hashes:
+        if len(hashes) & 1:
+            found.append((hashes[-1], level))
+        # Calling node_hash would cost as much again as the hashing does. The one without a neighbour is left over.
         pairs = iter(hashes)
-        hashes = [sha256(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=True)]
-    return hashes[0]
+        hashes = [sha256(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=False)]
+        level += 1
+    return found[::-1]
 
 
 def _joined(roots: Sequence[bytes]) -> bytes:

@@ -21,6 +21,7 @@ from typing import TypeAlias
 from anchoring.errors import LogCorrupt, ProofInvalid, RootMismatch
 from anchoring.merkle import (
     HASH_SIZE,
+    MerkleTree,
     complete_root,
     consistency_proof_from,
     inclusion_proof_from,
@@ -178,6 +179,7 @@ class TileReader:
         self.edge = edge
         self._read_tile = read_tile
         self._verified: dict[tuple[int, int], bytes] = {}
+        self._trees: dict[tuple[int, int], MerkleTree] = {}
 
     @classmethod
     def open(cls, size: int, root: bytes, read_tile: ReadTile) -> TileReader:
@@ -247,8 +249,15 @@ class TileReader:
 
     def _node(self, level: int, index: int) -> bytes:
         tile_level, height = divmod(level, _HEIGHT)
-        first = index << height
-        return complete_root(_slice(self.tile(tile_level, first // WIDTH), first % WIDTH, 1 << height))
+        place = (tile_level, (index << height) // WIDTH)
+        tree = self._trees.get(place)
+        if tree is None:
+            content = self.tile(*place)
+            if len(self._trees) >= _MOST_KEPT:
+                self._trees.clear()
+            tree = MerkleTree(content[at : at + HASH_SIZE] for at in range(0, len(content), HASH_SIZE))
+            self._trees[place] = tree
+        return tree.node(height, index % (WIDTH >> height))
 
     def _checked_size(self, size: int) -> int:
         if not 0 <= size <= self.edge.size:
