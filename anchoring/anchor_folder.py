@@ -15,18 +15,27 @@ before they are kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from anchoring.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from anchoring.checkpoint import Checkpoint, open_checkpoint, parsed_number, sign_checkpoint
 from anchoring.content_store import ContentStore
 from anchoring.cosignature import WitnessKey, WitnessPolicy
-from anchoring.durable_files import DurableFiles
-from anchoring.errors import AnchoringError, CheckpointInvalid, LogMissing, NotAnchored, QuorumMissing
-from anchoring.log_store import LogStore
-from anchoring.note import MOST_SIGNATURES, Note, Signature, Signer, new_private_key
+from anchoring.durable_files import DurableFiles, locked
+from anchoring.errors import (
+    AnchoringError,
+    CheckpointInvalid,
+    LogCorrupt,
+    LogMissing,
+    LogRolledBack,
+    NotAnchored,
+    QuorumMissing,
+)
+from anchoring.log_store import CHECKPOINT, LogStore
+from anchoring.note import MOST_SIGNATURES, Message, Note, Signature, Signer, new_private_key
 from anchoring.receipt import Receipt
 from anchoring.signers import Signers
+from anchoring.verification import keys_in
 from common.errors import InputError
 
 SIGNERS_FILE = "signers.json"
@@ -79,9 +88,15 @@ class AnchorFolder:
         Raises LogMissing when there is none, KeyInvalid and LogCorrupt for what is damaged.
         """
         path = folder / SIGNERS_FILE
+        if not path.is_file() and (folder / _LOG / CHECKPOINT).is_file():
+            raise LogCorrupt(
+                "the file is missing",
+                where=path,
+                remedy="restore it from a copy; what is left of a log that was never finished may be removed",
+            )
         if not path.is_file():
             raise LogMissing("there is no log in this folder", where=folder, remedy="make one with `djms anchor init`")
-        known = Signers.from_json(path.read_text(encoding="utf-8")) if signers is None else signers
+        known = keys_in(path, Signers.from_json) if signers is None else signers
         return cls(folder, known, folder / KEY_FOLDER if keys is None else keys)
 
     @property
@@ -90,13 +105,22 @@ class AnchorFolder:
         return self.signers.origin
 
     def append(self, entries: Sequence[bytes]) -> range:
-        """Add entries, all or none; returns their indices when they are durable. Raises as `LogStore.append`."""
-        signer = self.signer()
-        with self.log:
-            return self.log.append(entries, lambda size, root: self._signed(size, root, signer))
+        """Add entries, all or none; returns their indices when they are durable.
+
+        Raises as `LogStore.append` and `signer`.
+        """
+        self.signer()  # where there is none, nothing is written
+        with self.log:  # under the lock it is asked for again: another process may have changed it meanwhile
+            return self.log.append(entries, lambda size, root: self._signed(size, root, self.signer()))
 
     def signer(self) -> Signer:
-        """The key pair that signs now. Raises InputError when its private key is not there."""
+        """The key pair that signs now. Raises InputError when it is not there, or is no longer the one that signs."""
+        if keys_in(self.folder / SIGNERS_FILE, Signers.from_json) != self.signers:
+            raise InputError(
+                "the log's keys are not those that it was opened with",
+                where=self.folder / SIGNERS_FILE,
+                remedy="open the log again; somebody changed its key meanwhile",
+            )
         key = self.signers.keys[-1].key
         path = self._keys / f"{key.key_id.hex()}.key"
         if not path.is_file():
@@ -105,23 +129,32 @@ class AnchorFolder:
                 where=path,
                 remedy="run this where the key is, or name its folder",
             )
-        signer = Signer.from_text(path.read_text(encoding="ascii").strip())
+        signer = keys_in(path, lambda text: Signer.from_text(text.strip()))
         if signer.verifier_key != key:
             raise InputError("this is not the key that signs for the log", where=path, remedy="restore the right one")
         return signer
 
     def rotate(self) -> Signers:
-        """Let a new key sign from the present size on, and forget the old private key. Old receipts stay valid."""
-        retired = self.signer()
-        text = new_private_key(self.origin)
-        files = DurableFiles()
-        _write_key(files, self._keys, text)
-        files.settle()
-        self.log.refresh()
-        self.signers = self.signers.succeeded_by(Signer.from_text(text).verifier_key, self.log.size)
-        files.write(self.folder / SIGNERS_FILE, self.signers.to_json().encode())
-        files.settle()
-        (self._keys / f"{retired.verifier_key.key_id.hex()}.key").unlink()
+        """Let a new key sign from the present size on, and forget the old private key. Old receipts stay valid.
+
+        Raises as `signer`, and LogLocked while another process appends.
+        """
+        lock = locked(self.folder / _LOG)
+        try:
+            self.log.refresh()
+            self.signer()
+            text = new_private_key(self.origin)
+            files = DurableFiles()
+            _write_key(files, self._keys, text)
+            files.settle()
+            signers = self.signers.succeeded_by(Signer.from_text(text).verifier_key, self.log.size)
+            files.write(self.folder / SIGNERS_FILE, signers.to_json().encode())
+            files.settle()
+            self.signers = signers
+            for retired in signers.keys[:-1]:  # the last one, and any that a kill at this point left
+                (self._keys / f"{retired.key.key_id.hex()}.key").unlink(missing_ok=True)
+        finally:
+            lock.release()
         return self.signers
 
     def set_policy(self, policy: WitnessPolicy) -> None:
@@ -134,25 +167,32 @@ class AnchorFolder:
     def checkpoint(self, size: int | None = None) -> str:
         """The checkpoint of the present tree, or a cosigned one of an earlier size; with its cosignatures.
 
-        Raises NotAnchored when no checkpoint of that size was kept.
+        Raises NotAnchored when no checkpoint of that size was kept, LogRolledBack when one of a larger tree was.
         """
         size = self.log.size if size is None else size
         path = self.folder / _COSIGNED / str(size)
         with suppress(FileNotFoundError):
-            text = path.read_text(encoding="utf-8")
-            checkpoint = open_checkpoint(text, self.signers)
-            if (checkpoint.size, checkpoint.root) != (size, self.log.root(size)):
+            text = path.read_bytes()
+            with _named(path):
+                checkpoint = open_checkpoint(text, self.signers)
+            if checkpoint.size == size > self.log.size:
+                raise LogRolledBack(
+                    f"the log has {self.log.size} entries, and had {size} when this was signed",
+                    where=path,
+                    remedy="restore the log from a copy that has them, and keep this as evidence",
+                )
+            if checkpoint.size != size or checkpoint.root != self.log.root(size):
                 raise CheckpointInvalid(
                     "it is not of the tree that the log had at this size", where=path, remedy="restore it from a copy"
                 )
-            return text
+            return text.decode()
         if size != self.log.size:
             raise NotAnchored(
                 f"no checkpoint of {size} entries was kept", where=self.folder, remedy="ask for the present one"
             )
         return self.log.checkpoint.decode()
 
-    def verified_cosignatures(self, text: str) -> tuple[int, tuple[Signature, ...]]:
+    def verified_cosignatures(self, text: Message) -> tuple[int, tuple[Signature, ...]]:
         """Size of a checkpoint of ours, and the cosignatures on it by witnesses of the policy.
 
         Raises CheckpointInvalid, SignatureInvalid and UnknownSigner for a checkpoint that is not ours, or a wrong one.
@@ -168,7 +208,7 @@ class AnchorFolder:
         witnesses = self.policy.witnesses if self.policy is not None else ()
         return checkpoint.size, tuple(signature for _, signature in note.verified_by(witnesses))
 
-    def add_cosignatures(self, *texts: str) -> None:
+    def add_cosignatures(self, *texts: Message) -> None:
         """Keep the cosignatures on checkpoints of ours, as many as a note can carry. Raises as the method above."""
         verified = [(text, *self.verified_cosignatures(text)) for text in texts]
         files = DurableFiles()
@@ -206,8 +246,12 @@ class AnchorFolder:
         )
 
     def sizes(self) -> list[int]:
-        """Sizes of which a checkpoint was kept, ascending; the present one is the last."""
-        return sorted({*self._cosigned_sizes(), self.log.size})
+        """Sizes of which a checkpoint was kept, ascending; the present one is the last.
+
+        What another process has added since is left out until the log is read again.
+        """
+        size = self.log.size
+        return sorted({*(one for one in self._cosigned_sizes() if one <= size), size})
 
     def receipt(self, index: int) -> Receipt:
         """The receipt of an entry, the entry itself in it, under the newest published checkpoint that covers it.
@@ -222,17 +266,24 @@ class AnchorFolder:
     def check(self) -> None:
         """Replay the whole log, and hold every checkpoint that was kept, and its cosignatures, against it.
 
-        Raises LogCorrupt, CheckpointInvalid, SignatureInvalid and UnknownSigner, naming the first that does not fit.
+        Raises LogCorrupt, LogRolledBack, CheckpointInvalid, SignatureInvalid and UnknownSigner, naming the first file
+        that does not fit.
         """
+        kept = list(self._cosigned_sizes())  # before the log is read, which may grow meanwhile
+        self.log.refresh()
         self.log.check()
-        for size in self.sizes():
-            try:
-                self.verified_cosignatures(self.checkpoint(size))
-            except AnchoringError as error:
-                path = self.folder / _COSIGNED / str(size)
-                raise type(error)(error.what, where=path, remedy=error.remedy) from error
+        for size in sorted({*kept, self.log.size}):
+            with _named(self.folder / _COSIGNED / str(size)):
+                note = Note.parse(self.checkpoint(size))
+                own = note.verified_by(entry.key for entry in self.signers.keys)
+                if len(own) + len(self.verified_cosignatures(note)[1]) < len(note.signatures):
+                    raise CheckpointInvalid(
+                        "one of its signatures is by none of the log's keys and named witnesses",
+                        where="checkpoint",
+                        remedy="restore it, or the list of witnesses, from a copy",
+                    )
 
-    def _uncosigned(self, text: str, size: int) -> Note:
+    def _uncosigned(self, text: Message, size: int) -> Note:
         """The checkpoint as it was kept so far, or with the log's own signatures alone."""
         with suppress(NotAnchored):
             return Note.parse(self.checkpoint(size))
@@ -243,7 +294,7 @@ class AnchorFolder:
     def _cosigned_sizes(self) -> Iterator[int]:
         folder = self.folder / _COSIGNED
         if folder.is_dir():
-            yield from (int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+            yield from (size for path in folder.iterdir() if (size := parsed_number(path.name)) is not None)
 
     def _signed(self, size: int, root: bytes, signer: Signer) -> bytes:
         return sign_checkpoint(Checkpoint(self.origin, size, root), signer).encode()
@@ -262,12 +313,24 @@ def _opened(text: bytes, signers: Signers) -> tuple[int, bytes]:
     return checkpoint.size, checkpoint.root
 
 
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let what is wrong in a file name it."""
+    try:
+        yield
+    except AnchoringError as error:
+        error.where = str(path)
+        raise
+
+
 def _policy(path: Path) -> WitnessPolicy | None:
-    return WitnessPolicy.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return keys_in(path, WitnessPolicy.from_json) if path.is_file() else None
 
 
 def _write_key(files: DurableFiles, folder: Path, text: str) -> None:
     """Write a private key under its id; DurableFiles makes files that only their owner may read."""
-    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+    if not folder.is_dir():
+        files.make(folder)
+        folder.chmod(0o700)
     key = Signer.from_text(text).verifier_key
     files.write(folder / f"{key.key_id.hex()}.key", f"{text}\n".encode("ascii"))

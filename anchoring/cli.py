@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anchoring.anchor_folder import SIGNERS_FILE, AnchorFolder
+from anchoring.errors import EntryInvalid
 from anchoring.manifest import ROUND_TYPE, RoundManifest, type_of
 from anchoring.verification import Verified, read_policy, read_signers, verify_receipt
 from common.cli import settings_of
@@ -112,6 +113,12 @@ def prove(
         )
     opened = AnchorFolder.open(folder_of(context, anchor))
     place = index if index is not None else _place_of(opened, model)
+    if not 0 <= place < opened.log.size:
+        raise InputError(
+            f"the log has {opened.log.size} entries and none at {place}",
+            where=opened.folder,
+            remedy="`djms anchor log` lists them",
+        )
     receipt = opened.receipt(place)
     path = Path(f"entry-{place}.tlog-proof") if out is None else out
     with atomic_path(path) as temporary:
@@ -154,7 +161,11 @@ def _row(index: int, entry: bytes, published: bool = False) -> dict[str, Any]:
     """An entry as the table shows it."""
     row: dict[str, Any] = {"index": index, "type": type_of(entry), "published": published}
     if row["type"] == ROUND_TYPE:
-        manifest = RoundManifest.from_bytes(entry)
+        try:
+            manifest = RoundManifest.from_bytes(entry)
+        except EntryInvalid as error:
+            error.where = f"entry {index} of the log"
+            raise
         epsilon = None if manifest.privacy is None else manifest.privacy.epsilon
         what = "released model" if manifest.released else "model"
         return row | {
@@ -170,6 +181,8 @@ def _row(index: int, entry: bytes, published: bool = False) -> dict[str, Any]:
 def _published_text(quorum: int | None, covered: int) -> str:
     if quorum is None:
         return "no witnesses are named yet"
+    if not covered:
+        return f"none published yet: {quorum} witnesses must cosign a checkpoint"
     return f"the first {covered} published: cosigned by {quorum} witnesses or more"
 
 

@@ -29,14 +29,13 @@ class ContentStore:
     def put(self, content: bytes) -> str:
         """Store a content; returns its SHA-256 in hexadecimal when it is durable.
 
-        A damaged file under that name is replaced by what it should have been.
+        A file under that name is replaced: it may be damaged, or left by a writer that was killed before its folder
+        was on disk.
         """
         name = hashlib.sha256(content).hexdigest()
-        path = self._path(name)
-        if not path.is_file() or path.read_bytes() != content:
-            files = DurableFiles()
-            files.write(path, content)
-            files.settle()
+        files = DurableFiles()
+        files.write(self._path(name), content)
+        files.settle()
         return name
 
     def get(self, name: str) -> bytes:

@@ -25,7 +25,7 @@ from typing import ClassVar
 
 from anchoring.checkpoint import Checkpoint
 from anchoring.errors import CheckpointInvalid, QuorumMissing
-from anchoring.note import KeyInvalid, Message, Note, Signature, Signer, VerifierKey, ed25519_verifies
+from anchoring.note import MOST_SIGNATURES, KeyInvalid, Message, Note, Signature, Signer, VerifierKey, ed25519_verifies
 from anchoring.signers import exact_json, exact_object
 
 LATEST_TIME = 2**63 - 1
@@ -104,6 +104,12 @@ class WitnessPolicy:
                 f"its quorum is {self.quorum}, and it lists {most} different keys",
                 where="witness policy",
                 remedy="ask for at least one and at most as many witnesses as there are keys",
+            )
+        if self.quorum >= MOST_SIGNATURES:
+            raise KeyInvalid(
+                f"its quorum is {self.quorum}, and a note has room for {MOST_SIGNATURES} signatures with the log's own",
+                where="witness policy",
+                remedy=f"ask for at most {MOST_SIGNATURES - 1}",
             )
 
     def require(self, text: Message) -> tuple[tuple[str, int], ...]:

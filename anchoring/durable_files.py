@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from anchoring.errors import AnchoringError
 
@@ -35,7 +36,7 @@ class DurableFiles:
         if not path.parent.is_dir():
             self.make(path.parent)
         part = path.with_name(f".{path.name}{PART}")
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -45,22 +46,28 @@ class DurableFiles:
     def settle(self) -> None:
         """Put on disk the names of all that was written so far."""
         for folder in self._unsettled:
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync_folder(folder)
         self._unsettled.clear()
 
 
-def locked(folder: Path) -> int:
-    """Take the folder's lock; closing the handle gives it back. Raises LogLocked."""
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def sync_folder(folder: Path) -> None:
+    """Put a folder's names on disk. Windows has no such call: there a new name is as durable as the system makes it."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        os.fsync(handle)
+    finally:
         os.close(handle)
+
+
+def locked(folder: Path) -> FileLock:
+    """Take the folder's lock; `release` gives it back, and so does the end of the process. Raises LogLocked."""
+    lock = FileLock(folder / LOCK, timeout=0, mode=0o600, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
         raise LogLocked(
             "another writer is appending to this log", where=folder, remedy="end that writer, or wait until it closes"
         ) from error
-    return handle
+    return lock

@@ -28,6 +28,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
+from filelock import FileLock
+
 from anchoring.durable_files import LOCK, PART, DurableFiles, locked
 from anchoring.errors import (
     AnchoringError,
@@ -72,7 +74,7 @@ class LogStore:
     def __init__(self, folder: Path, read: Read) -> None:
         self.folder = folder
         self._read = read
-        self._lock: int | None = None
+        self._lock: FileLock | None = None
         self._last_bundle: list[bytes] = []
         self._checkpoint, self._tiles = self._loaded()
 
@@ -93,7 +95,7 @@ class LogStore:
             files.write(folder / CHECKPOINT, _signed(0, EMPTY_ROOT, read, sign))
             files.settle()
         finally:
-            os.close(lock)
+            lock.release()
         return cls.open(folder, read)
 
     @classmethod
@@ -210,7 +212,7 @@ class LogStore:
     def close(self) -> None:
         """Let another writer append. Reading goes on, and so may appending: it locks the log again."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def __enter__(self) -> Self:

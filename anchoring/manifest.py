@@ -35,7 +35,8 @@ class _Part(BaseModel):
 class RoundRecord(_Part):
     """One round: its sites, the sum of their weights (people, or 1 each), and what the replies say of the model sent.
 
-    `weight` is null where no reply was added up, `metrics` where sites keep evaluations to themselves.
+    A site stands in it once, and a round is finished when somebody had a part in it. `weight` is null where no reply
+    was added up, `metrics` where sites keep evaluations to themselves.
     """
 
     number: Annotated[int, Field(ge=1)]
@@ -44,6 +45,13 @@ class RoundRecord(_Part):
     dropouts: tuple[Pseudonym, ...]
     weight: Annotated[float, Field(ge=0)] | None
     metrics: dict[str, float] | None
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        sites = (*self.cohort, *self.dropouts)
+        if len(set(sites)) < len(sites) or (self.status == "finished") != bool(self.cohort):
+            raise ValueError("a site stands in it twice, or nobody finished it")
+        return self
 
 
 class PrivacyRecord(_Part):

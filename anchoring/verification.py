@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from anchoring.checkpoint import Checkpoint
 from anchoring.cosignature import WitnessPolicy
 from anchoring.errors import AnchoringError, NotAnchored, ReceiptInvalid
 from anchoring.manifest import ROUND_TYPE, RoundManifest, type_of
-from anchoring.note import VerifierKey
+from anchoring.note import KeyInvalid, VerifierKey
 from anchoring.receipt import Receipt
 from anchoring.signers import Signers
 from common.errors import InputError
+
+Keys = TypeVar("Keys")
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,22 @@ def read_signers(path: Path | None, key: str | None) -> Signers:
         )
     if key is not None:
         return Signers.of(VerifierKey.from_text(key))
-    return Signers.from_json(_text(_existing(path, "file of the log's signers")))
+    return keys_in(_existing(path, "file of the log's signers"), Signers.from_json)
 
 
 def read_policy(path: Path | None) -> WitnessPolicy | None:
     """The witnesses' policy from a file; None without one. Raises InputError, KeyInvalid among them."""
-    return None if path is None else WitnessPolicy.from_json(_text(_existing(path, "file of the witnesses")))
+    return None if path is None else keys_in(_existing(path, "file of the witnesses"), WitnessPolicy.from_json)
+
+
+def keys_in(path: Path, read: Callable[[str], Keys]) -> Keys:
+    """What `read` makes of the text in a file. Raises KeyInvalid, which names the file."""
+    try:
+        return read(path.read_text(encoding="utf-8"))
+    except KeyInvalid as error:
+        raise KeyInvalid(error.what, where=str(path), remedy=error.remedy) from None
+    except UnicodeDecodeError:
+        raise KeyInvalid("it is not UTF-8", where=str(path), remedy="restore it from a copy") from None
 
 
 def _require_model(manifest: RoundManifest | None, model: Path, receipt: Path) -> None:
@@ -103,10 +116,3 @@ def _existing(path: Path | None, what: str) -> Path:
 
 def _bytes(path: Path, what: str) -> bytes:
     return _existing(path, what).read_bytes()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError("this is no text in UTF-8", where=path, remedy="fetch the file again") from None

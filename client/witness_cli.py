@@ -10,6 +10,7 @@ import typer
 from anchoring.anchor_folder import AnchorFolder
 from anchoring.cli import Anchor, folder_of
 from anchoring.cosignature import WitnessKey, WitnessPolicy
+from anchoring.errors import AnchoringError
 from anchoring.guard import Presented
 from anchoring.verification import read_policy, read_signers
 from client.witness_folder import WitnessFolder, WitnessLimits
@@ -45,9 +46,7 @@ def init(
 def cosign(
     folder: Folder,
     log: Annotated[Path, typer.Option(help="The log's folder, or a copy of it.")],
-    out: Annotated[
-        Path | None, typer.Option(help="The cosigned checkpoint [default: in the folder].")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The cosigned checkpoint [default: in the folder].")] = None,
 ) -> Report:
     """Check that the log extends what this witness saw last, and sign its checkpoint."""
     witness = WitnessFolder(folder)
@@ -73,6 +72,20 @@ def cosign(
     )
 
 
+@app.command("follow", cls=DjmsCommand)
+def follow(
+    folder: Folder,
+    signers: Annotated[Path, typer.Option(help="File of the log's signers after its key changed.")],
+) -> Report:
+    """Follow the log to its new key; its other keys must still be among the signers."""
+    witness = WitnessFolder(folder)
+    witness.set_signers(read_signers(signers, None))
+    keys = len(witness.signers.keys)
+    return Report(
+        {"origin": witness.signers.origin, "keys": keys}, f"This witness knows {keys} keys of {witness.signers.origin}."
+    )
+
+
 @app.command("trust", cls=DjmsCommand)
 def trust(
     context: typer.Context,
@@ -83,7 +96,9 @@ def trust(
     """Let the cosignatures of these witnesses count, besides those that count already."""
     opened = AnchorFolder.open(folder_of(context, anchor))
     known = () if opened.policy is None else opened.policy.witnesses
-    named = {key.public_key: key for key in (*known, *(WitnessKey.from_text(text) for text in keys))}
+    named = {key.public_key: key for key in known}  # under the name that their cosignatures bear
+    for key in (WitnessKey.from_text(text) for text in keys):
+        named.setdefault(key.public_key, key)
     policy = WitnessPolicy(quorum, tuple(named.values()))
     opened.set_policy(policy)
     return Report(
@@ -100,17 +115,22 @@ def collect(
 ) -> Report:
     """Add cosignatures to the log's checkpoints."""
     opened = AnchorFolder.open(folder_of(context, anchor))
-    texts = []
+    texts, size = [], 0
     for path in cosigned:
         if not path.is_file():
             raise InputError("the cosigned checkpoint does not exist", where=path, remedy="check the path")
-        texts.append(path.read_text(encoding="utf-8"))
-        if not opened.verified_cosignatures(texts[-1])[1]:
+        texts.append(path.read_bytes())
+        try:
+            found, signatures = opened.verified_cosignatures(texts[-1])
+        except AnchoringError as error:
+            error.where = str(path)
+            raise
+        if not signatures:
             raise InputError(
                 "it has no cosignature of a witness that counts", where=path, remedy="name its key with `trust` first"
             )
+        size = max(size, found)
     opened.add_cosignatures(*texts)
-    size = max(opened.verified_cosignatures(text)[0] for text in texts)
     by, published = len(opened.cosigned_by(size)), opened.is_published(size)
     return Report(
         {"size": size, "cosigned": by, "published": published},

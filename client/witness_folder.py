@@ -6,13 +6,15 @@
     witness.key       the private key it cosigns with, readable by the site alone
     state.json        the last checkpoint and model it accepted
 
+A site that asks to join has a key before it knows the log: `prepare` makes it, and `create(..., prepared=True)` the
+rest.
+
 Rules: `create` makes a witness and nothing else does, so a lost state is noticed; the new state is durable before
 anything is cosigned; two processes do not use one folder at a time.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,10 +28,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from anchoring.anchor_folder import SIGNERS_FILE, WITNESSES_FILE, witness_name
 from anchoring.cosignature import WitnessKey, WitnessPolicy, cosign
 from anchoring.durable_files import DurableFiles, locked
+from anchoring.errors import CheckpointInvalid
 from anchoring.guard import Guard, GuardState, HashOfModel, Presented
 from anchoring.manifest import RoundManifest
 from anchoring.note import Signer, private_key_text
 from anchoring.signers import Signers
+from anchoring.verification import keys_in
 from common.errors import InputError
 
 KEY_FILE = "witness.key"
@@ -59,23 +63,41 @@ class WitnessFolder:
                     remedy="restore it from a backup, or make a new witness with `djms anchor witness init`",
                 )
         self.folder = folder
-        self._signer = Signer.from_text((folder / KEY_FILE).read_text(encoding="ascii").strip())
+        self._signer = keys_in(folder / KEY_FILE, lambda text: Signer.from_text(text.strip()))
+
+    @classmethod
+    def prepare(cls, folder: Path) -> Signer:
+        """Make the key of a witness to be, and return it. Raises InputError when there is one already."""
+        if (folder / KEY_FILE).exists() or (folder / STATE_FILE).exists():
+            raise _there_already(folder)
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        text = _new_key()
+        files = DurableFiles()
+        files.write(folder / KEY_FILE, f"{text}\n".encode("ascii"))
+        files.settle()
+        return Signer.from_text(text)
 
     @classmethod
     def create(
-        cls, folder: Path, signers: Signers, policy: WitnessPolicy | None = None, limits: WitnessLimits | None = None
+        cls,
+        folder: Path,
+        signers: Signers,
+        policy: WitnessPolicy | None = None,
+        limits: WitnessLimits | None = None,
+        *,
+        prepared: bool = False,
     ) -> WitnessFolder:
-        """Make a witness of the log with these signers, with a new key and nothing seen yet.
+        """Make a witness of the log with these signers, with nothing seen yet; its key is new, or the prepared one.
 
-        Raises InputError when there is one already.
+        Raises InputError when there is a witness already, and where a prepared key is missing.
         """
-        if (folder / KEY_FILE).exists() or (folder / STATE_FILE).exists():
-            raise InputError(
-                "there is a witness in the folder already", where=folder, remedy="use it, or name another folder"
-            )
+        if (folder / KEY_FILE).exists() != prepared or (folder / STATE_FILE).exists():
+            if prepared and not (folder / KEY_FILE).exists():
+                raise InputError(
+                    "the witness's key is missing", where=folder / KEY_FILE, remedy="restore it, or make new keys"
+                )
+            raise _there_already(folder)
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-        key = Ed25519PrivateKey.generate()
-        text = private_key_text(witness_name(key.public_key().public_bytes_raw()), key)
         limits = WitnessLimits() if limits is None else limits
         files = DurableFiles()
         files.write(folder / SIGNERS_FILE, signers.to_json().encode())
@@ -83,7 +105,8 @@ class WitnessFolder:
         if policy is not None:
             files.write(folder / WITNESSES_FILE, policy.to_json().encode())
         files.write(folder / STATE_FILE, GuardState().to_json().encode())
-        files.write(folder / KEY_FILE, f"{text}\n".encode("ascii"))
+        if not prepared:
+            files.write(folder / KEY_FILE, f"{_new_key()}\n".encode("ascii"))
         files.settle()
         return cls(folder)
 
@@ -95,10 +118,13 @@ class WitnessFolder:
     @property
     def signers(self) -> Signers:
         """Who signs for the log it watches."""
-        return Signers.from_json((self.folder / SIGNERS_FILE).read_text(encoding="utf-8"))
+        return keys_in(self.folder / SIGNERS_FILE, Signers.from_json)
 
-    def set_signers(self, signers: Signers) -> None:
-        """Follow a change of the log's keys. Raises InputError when it is another log, or a known key is missing."""
+    def require_successor(self, signers: Signers) -> None:
+        """Check that these are the log's signers after a change of keys, or the same.
+
+        Raises InputError when it is another log, or a known key is missing.
+        """
         known = self.signers
         missing = {entry.key for entry in known.keys} - {entry.key for entry in signers.keys}
         if signers.origin != known.origin or missing:
@@ -107,7 +133,11 @@ class WitnessFolder:
                 where=self.folder / SIGNERS_FILE,
                 remedy="find out why the log is another one; a new witness begins with `djms anchor witness init`",
             )
-        if signers != known:
+
+    def set_signers(self, signers: Signers) -> None:
+        """Follow a change of the log's keys. Raises InputError, as `require_successor`."""
+        self.require_successor(signers)
+        if signers != self.signers:
             self._write(SIGNERS_FILE, signers.to_json())
 
     def set_policy(self, policy: WitnessPolicy) -> None:
@@ -138,12 +168,18 @@ class WitnessFolder:
 
     def _guard(self) -> Guard:
         path = self.folder / WITNESSES_FILE
-        policy = WitnessPolicy.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+        policy = keys_in(path, WitnessPolicy.from_json) if path.is_file() else None
         limits = _limits(self.folder / LIMITS_FILE)
         return Guard(self.signers, policy, limits.anchor_every_n, limits.most_unpublished)
 
     def _state(self) -> GuardState:
-        return GuardState.from_json((self.folder / STATE_FILE).read_text(encoding="utf-8"))
+        path = self.folder / STATE_FILE
+        try:
+            return GuardState.from_json(path.read_text(encoding="utf-8"))
+        except CheckpointInvalid as error:
+            raise CheckpointInvalid(error.what, where=path, remedy=error.remedy) from None
+        except UnicodeDecodeError:
+            raise CheckpointInvalid("it is not UTF-8", where=path, remedy="restore it from a backup") from None
 
     def _write(self, name: str, content: str) -> None:
         files = DurableFiles()
@@ -152,11 +188,20 @@ class WitnessFolder:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        handle = locked(self.folder)
+        lock = locked(self.folder)
         try:
             yield
         finally:
-            os.close(handle)
+            lock.release()
+
+
+def _new_key() -> str:
+    key = Ed25519PrivateKey.generate()
+    return private_key_text(witness_name(key.public_key().public_bytes_raw()), key)
+
+
+def _there_already(folder: Path) -> InputError:
+    return InputError("there is a witness in the folder already", where=folder, remedy="use it, or name another folder")
 
 
 def _limits(path: Path) -> WitnessLimits:

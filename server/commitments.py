@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from anchoring.anchor_folder import AnchorFolder
 from anchoring.manifest import PrivacyRecord, RoundManifest, RoundRecord, pseudonym
 from common.model import ModelCard, Parameters, to_bytes
 from common.settings import Settings
-from privacy.accounting import epsilon_rdp
+from privacy.accounting import spent
 from privacy.events import PrivacyEvent, events_to_json
 from server.job import Job
 
@@ -109,17 +108,15 @@ class Commitments:
         if not events:
             return None
         delta = self._job.settings.privacy.dp.delta
-        by_site: defaultdict[str, list[PrivacyEvent]] = defaultdict(list)
-        for event in events:
-            by_site[event.site].append(event)
-        prices = {site: epsilon_rdp(paid, delta) for site, paid in by_site.items()}
+        prices = spent(events, delta, cross_checked=False).by_site
         dearest = max(sorted(prices), key=prices.__getitem__)
+        last = [event for event in events if event.site == dearest][-1]
         hidden = [replace(event, site=pseudonym(self._salt, event.site)) for event in events]
         return PrivacyRecord(
             unit=events[0].unit,
             epsilon=prices[dearest],
             delta=delta,
-            event={key: value for key, value in by_site[dearest][-1].to_json().items() if key != "site"},
+            event={key: value for key, value in last.to_json().items() if key != "site"},
             ledger_sha256=self._anchor.store.put(events_to_json(hidden).encode()),
         )
 
