@@ -13,18 +13,22 @@ from common.cli import INTERRUPTED, new_group, run
 
 def build() -> typer.Typer:
     """The whole command line, one group per room."""
+    from client.cli import app as client_app
     from common.config_cli import app as config_app
     from data.cli import app as data_app
     from federation.anchor_cli import app as anchor_app
     from federation.cli import register as register_federation
     from federation.privacy_cli import app as privacy_app
+    from server.cli import app as server_app
 
     app = new_group("DJMS: employment offices train one matching model together without pooling their records.")
     register_federation(app)
     app.add_typer(anchor_app, name="anchor")
+    app.add_typer(client_app, name="client")
     app.add_typer(config_app, name="config")
     app.add_typer(data_app, name="data")
     app.add_typer(privacy_app, name="privacy")
+    app.add_typer(server_app, name="server")
     return app
 
 

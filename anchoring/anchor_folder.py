@@ -2,6 +2,7 @@
 
     signers.json       who signs for the log, and for which sizes of its tree
     witnesses.json     whose cosignatures count, and how many are needed; absent until witnesses are named
+    former-witnesses.json   the same of those that counted once and no longer do, so that old ones stay explained
     log/               checkpoint and tiles
     cosigned/<size>    the checkpoint of that size with all cosignatures that came
     store/             models and manifests by their hash
@@ -40,6 +41,7 @@ from common.errors import InputError
 
 SIGNERS_FILE = "signers.json"
 WITNESSES_FILE = "witnesses.json"
+FORMER_FILE = "former-witnesses.json"
 KEY_FOLDER = "keys"
 _LOG, _STORE, _COSIGNED = "log", "store", "cosigned"
 
@@ -52,6 +54,7 @@ class AnchorFolder:
         self.signers = signers
         self.store = ContentStore(folder / _STORE)
         self.policy = _policy(folder / WITNESSES_FILE)
+        self._former = _policy(folder / FORMER_FILE)
         self._keys = keys
         self.log = LogStore.open(folder / _LOG, self._read)
 
@@ -158,8 +161,14 @@ class AnchorFolder:
         return self.signers
 
     def set_policy(self, policy: WitnessPolicy) -> None:
-        """Write whose cosignatures count from now on."""
+        """Write whose cosignatures count from now on; who counted before is kept, so that old ones stay explained."""
+        known = (*self._former_witnesses(), *(self.policy.witnesses if self.policy is not None else ()))
+        gone = tuple(key for key in known if key not in policy.witnesses)
         files = DurableFiles()
+        if gone:
+            self._former = WitnessPolicy(1, gone)
+            files.write(self.folder / FORMER_FILE, self._former.to_json().encode())
+            files.settle()
         files.write(self.folder / WITNESSES_FILE, policy.to_json().encode())
         files.settle()
         self.policy = policy
@@ -276,12 +285,18 @@ class AnchorFolder:
             with _named(self.folder / _COSIGNED / str(size)):
                 note = Note.parse(self.checkpoint(size))
                 own = note.verified_by(entry.key for entry in self.signers.keys)
-                if len(own) + len(self.verified_cosignatures(note)[1]) < len(note.signatures):
+                former = note.verified_by(self._former_witnesses())
+                if len(own) + len(former) + len(self.verified_cosignatures(note)[1]) < len(note.signatures):
                     raise CheckpointInvalid(
                         "one of its signatures is by none of the log's keys and named witnesses",
                         where="checkpoint",
                         remedy="restore it, or the list of witnesses, from a copy",
                     )
+
+    def _former_witnesses(self) -> tuple[WitnessKey, ...]:
+        present = self.policy.witnesses if self.policy is not None else ()
+        former = self._former.witnesses if self._former is not None else ()
+        return tuple(key for key in former if key not in present)
 
     def _uncosigned(self, text: Message, size: int) -> Note:
         """The checkpoint as it was kept so far, or with the log's own signatures alone."""

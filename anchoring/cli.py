@@ -15,6 +15,7 @@ from rich.text import Text
 from anchoring.anchor_folder import SIGNERS_FILE, AnchorFolder
 from anchoring.errors import EntryInvalid
 from anchoring.manifest import ROUND_TYPE, RoundManifest, type_of
+from anchoring.records import RELEASE_TYPE, ReleaseEntry
 from anchoring.verification import Verified, read_policy, read_signers, verify_receipt
 from common.cli import settings_of
 from common.errors import InputError
@@ -175,6 +176,9 @@ def _row(index: int, entry: bytes, published: bool = False) -> dict[str, Any]:
             "sha256": manifest.model_sha256,
             "epsilon": epsilon,
         }
+    if row["type"] == RELEASE_TYPE:
+        root = ReleaseEntry.from_bytes(entry).root.hex()
+        return row | {"what": "records", "run": None, "round": None, "sha256": root, "epsilon": None}
     return row | {"what": row["type"] or "unknown", "run": None, "round": None, "sha256": "", "epsilon": None}
 
 

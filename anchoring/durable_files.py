@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from anchoring.errors import AnchoringError
+from common.files import lock_of, sync
 
 PART = ".part"
-LOCK = ".lock"
 
 
 class LogLocked(AnchoringError):
@@ -46,28 +46,15 @@ class DurableFiles:
     def settle(self) -> None:
         """Put on disk the names of all that was written so far."""
         for folder in self._unsettled:
-            sync_folder(folder)
+            sync(folder)
         self._unsettled.clear()
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's names on disk. Windows has no such call: there a new name is as durable as the system makes it."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def locked(folder: Path) -> FileLock:
     """Take the folder's lock; `release` gives it back, and so does the end of the process. Raises LogLocked."""
-    lock = FileLock(folder / LOCK, timeout=0, mode=0o600, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
+    lock = lock_of(folder)
+    if lock is None:
         raise LogLocked(
             "another writer is appending to this log", where=folder, remedy="end that writer, or wait until it closes"
-        ) from error
+        )
     return lock

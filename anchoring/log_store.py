@@ -30,7 +30,7 @@ from typing import Self, TypeAlias
 
 from filelock import FileLock
 
-from anchoring.durable_files import LOCK, PART, DurableFiles, locked
+from anchoring.durable_files import PART, DurableFiles, locked
 from anchoring.errors import (
     AnchoringError,
     CheckpointInvalid,
@@ -56,6 +56,7 @@ from anchoring.tiles import (
     width_in,
 )
 from common.errors import InputError
+from common.files import LOCK
 
 Sign: TypeAlias = Callable[[int, bytes], bytes]
 """Makes the signed checkpoint of a size and a root."""

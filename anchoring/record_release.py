@@ -26,12 +26,10 @@ of this folder end in time. The log keeps the release's root, from which nothing
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,18 +37,19 @@ from typing import Self
 from unicodedata import normalize
 
 from anchoring.anchor_folder import AnchorFolder
-from anchoring.durable_files import LOCK, PART, DurableFiles, LogLocked, locked, sync_folder
+from anchoring.durable_files import PART, DurableFiles, LogLocked, locked
 from anchoring.errors import AnchoringError, ContentDamaged, LogRolledBack, NotAnchored, ReceiptInvalid
 from anchoring.merkle import HASH_SIZE, MerkleTree
 from anchoring.note import from_base64, to_base64
+from anchoring.receipt_files import receipt_name, row_of, write_all
 from anchoring.records import Record, RecordReceipt, ReleaseEntry, new_release_id
 from anchoring.signers import exact_json, exact_object, is_size
 from common.errors import InputError
+from common.files import LOCK, sync
 
 _STATE, _LEAVES, _RECEIPTS, _PENDING = "release.json", "leaves", "receipts", "pending"
 _UNSETTLED = f".{_RECEIPTS}{PART}"
 _BEGINNING = {LOCK, f".{_PENDING}{PART}"}
-_NAME = re.compile(r"row-([0-9]{6,})\.tlog-proof")
 _RELEASE_FOLDER = re.compile(r"[0-9a-f]{32}")
 _RESTORE = "restore it from a copy of the release's folder"
 
@@ -85,11 +84,11 @@ class RecordRelease:
     def held(self) -> list[int]:
         """The rows whose receipts lie in the folder, ascending; the others were erased or moved away."""
         folder = self.folder / _RECEIPTS
-        return sorted(filter(None, map(_row_of, folder.iterdir()))) if folder.is_dir() else []
+        return sorted(filter(None, map(row_of, folder.iterdir()))) if folder.is_dir() else []
 
     def receipt_path(self, row: int) -> Path:
         """Where the receipt of a row lies."""
-        return self.folder / _RECEIPTS / _name(row)
+        return self.folder / _RECEIPTS / receipt_name(row)
 
     def receipt(self, row: int) -> RecordReceipt:
         """The receipt of a row. Raises ReceiptInvalid when it is damaged, or that of another record."""
@@ -217,10 +216,10 @@ def reissue(folder: Path, anchor: AnchorFolder) -> int:
             receipt.verify_in_release()
             records.append(receipt.record)
         part = folder / _UNSETTLED
-        _write_all(part, _receipts(release, zip(rows, records, strict=True), anchor))
+        write_all(part, _receipts(release, zip(rows, records, strict=True), anchor))
         for row in rows:
-            (part / _name(row)).replace(release.receipt_path(row))
-        _settle(folder / _RECEIPTS)
+            (part / receipt_name(row)).replace(release.receipt_path(row))
+        sync(folder / _RECEIPTS)
         part.rmdir()
         return len(rows)
 
@@ -293,11 +292,11 @@ def _finished(folder: Path, pending: _Pending, anchor: AnchorFolder) -> RecordRe
     release.write(files)
     files.settle()
     if not (folder / _RECEIPTS).is_dir():
-        _write_all(folder / _UNSETTLED, _receipts(release, enumerate(pending.records, start=1), anchor))
+        write_all(folder / _UNSETTLED, _receipts(release, enumerate(pending.records, start=1), anchor))
         (folder / _UNSETTLED).replace(folder / _RECEIPTS)
-        _settle(folder)
+        sync(folder)
     (folder / _PENDING).unlink()
-    _settle(folder)
+    sync(folder)
     return release
 
 
@@ -325,61 +324,6 @@ def _receipts(
     anchored, tree = replace(anchor.receipt(release.place), extra=None), release.tree()
     for row, record in records:
         yield row, RecordReceipt(record, row - 1, tuple(tree.inclusion_proof(row - 1)), release.entry, anchored)
-
-
-def _write_all(part: Path, receipts: Iterable[tuple[int, RecordReceipt]]) -> None:
-    """Write receipts into a new folder, all durable at the end."""
-    part.mkdir(mode=0o700)
-    paths = []
-    for row, receipt in receipts:
-        paths.append(part / _name(row))
-        handle = os.open(paths[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        content = receipt.to_text().encode()
-        try:
-            while content:
-                content = content[os.write(handle, content) :]
-        finally:
-            os.close(handle)
-    _settle_together(part, paths)
-
-
-def _settle_together(folder: Path, paths: Sequence[Path]) -> None:
-    """Put new files and their folder on disk.
-
-    syncfs(2) vouches for each file as fsync(2) does, and reports as it does what could not be written. It takes 0.2 s
-    for 10,000 files, where their own fsyncs take 0.5 s after an os.sync() and 4 s without. Not every system has it.
-    """
-    syncfs = _syncfs()
-    if syncfs is None:
-        for path in (*paths, folder):
-            _settle(path)
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        if syncfs(handle):
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(folder))
-    finally:
-        os.close(handle)
-
-
-def _syncfs() -> Callable[[int], int] | None:
-    if os.name != "posix":
-        return None
-    function: Callable[[int], int] | None = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    return function
-
-
-def _settle(path: Path) -> None:
-    """Put a file's content, or a folder's names, on disk."""
-    if path.is_dir():
-        sync_folder(path)
-        return
-    handle = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _make(folder: Path) -> None:
@@ -424,7 +368,7 @@ def _remove_erased(release: RecordRelease) -> None:
     for row in release.erased:
         release.receipt_path(row).unlink(missing_ok=True)
     if (release.folder / _RECEIPTS).is_dir():
-        _settle(release.folder / _RECEIPTS)
+        sync(release.folder / _RECEIPTS)
 
 
 def _require_free(folder: Path) -> None:
@@ -445,15 +389,6 @@ def _require_no_strangers(release: RecordRelease) -> None:
 
 def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.exists() else set()
-
-
-def _name(row: int) -> str:
-    return f"row-{row:06d}.tlog-proof"
-
-
-def _row_of(path: Path) -> int | None:
-    match = _NAME.fullmatch(path.name)
-    return int(match[1]) if match and path.name == _name(int(match[1])) else None
 
 
 def _composed(cells: Mapping[str, str]) -> dict[str, str]:

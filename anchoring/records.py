@@ -183,7 +183,8 @@ class RecordReceipt:
 
     def to_text(self) -> str:
         """The text of the file."""
-        return replace(self.anchored, extra=self._extra()).to_text()
+        header, rest = self.anchored.to_text().split("\n", 1)
+        return f"{header}\nextra {to_base64(self._extra())}\n{rest}"
 
     @classmethod
     def from_text(cls, text: str | bytes) -> Self:

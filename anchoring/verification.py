@@ -14,6 +14,7 @@ from anchoring.errors import AnchoringError, NotAnchored, ReceiptInvalid
 from anchoring.manifest import ROUND_TYPE, RoundManifest, type_of
 from anchoring.note import KeyInvalid, VerifierKey
 from anchoring.receipt import Receipt
+from anchoring.records import RECORD_TYPE
 from anchoring.signers import Signers
 from common.errors import InputError
 
@@ -60,6 +61,8 @@ def verify_receipt(
         entry = receipt.extra
         if entry is None:
             raise ReceiptInvalid("it carries no entry", remedy="ask whoever keeps the log for one that does")
+        if type_of(entry) == RECORD_TYPE:
+            raise ReceiptInvalid("it is the receipt of a record", remedy="use `djms anchor records verify`")
         checkpoint = receipt.verify(entry, signers, policy)
         cosigned = () if policy is None else policy.require(receipt.checkpoint_text)
         kind = type_of(entry)

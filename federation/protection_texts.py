@@ -43,11 +43,11 @@ def _differential_privacy(private: dict[str, Any] | None) -> str:
 def _anchoring(log: dict[str, Any] | None) -> str:
     if log is None:
         return "There was no anchoring: nobody can check later which models were trained.\n"
-    models = f"{len(log['entries'])} models stand in the log {log['origin']}"
-    offices = f"{log['cosigned']} of {log['witnesses']} offices cosigned its last checkpoint"
-    if log["published"]:
-        return f"Anchoring: {models}; {offices} ({log['quorum']} are needed), so it counts as published.\n"
-    return f"Anchoring: {models}; it is NOT published: {offices}, and {log['quorum']} are needed.\n"
+    return (
+        f"Anchoring: {len(log['entries'])} models of this run are in the log {log['origin']}.\n"
+        f"  {log['cosigned']} of {log['witnesses']} offices cosigned its last checkpoint, {log['quorum']} are needed: "
+        f"it is {'' if log['published'] else 'NOT '}published.\n"
+    )
 
 
 def _whom_it_binds(private: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from anchoring.cosignature import WitnessPolicy
 from anchoring.errors import AnchoringError, EntryInvalid, LogForked, LogRolledBack
 from anchoring.manifest import ROUND_TYPE, PrivacyRecord, RoundManifest, type_of
 from anchoring.receipt import HEADER, Receipt
+from anchoring.records import RELEASE_TYPE, ReleaseEntry
 from anchoring.signers import Signers
 from anchoring.verification import keys_in
 from common.errors import DjmsError, InputError
@@ -92,6 +93,8 @@ def audit(
         if kind is None:
             raise _failed("it is no JSON object that says what it is", index)
         found.entries[kind] += 1
+        if kind == RELEASE_TYPE:
+            _require_release(entry, index)
         if kind != ROUND_TYPE:
             continue
         manifest = _read(entry, index)
@@ -107,6 +110,13 @@ def audit(
         _require_extends(anchor, path)
     found.earlier = len(earlier)
     return found
+
+
+def _require_release(entry: bytes, index: int) -> None:
+    try:
+        ReleaseEntry.from_bytes(entry)
+    except EntryInvalid as error:
+        raise _failed(error.what, index) from error
 
 
 def _read(entry: bytes, index: int) -> RoundManifest:

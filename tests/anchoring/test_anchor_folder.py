@@ -754,3 +754,21 @@ def test_a_damaged_tile_is_named_and_not_the_checkpoint_that_it_does_not_fit(tmp
         with pytest.raises(LogCorrupt) as caught:
             look()
         assert caught.value.where == str(path)
+
+
+def test_cosignatures_of_a_witness_that_no_longer_counts_stay_explained_and_do_not_count(tmp_path: Path) -> None:
+    anchor = made(tmp_path, 2)
+    anchor.set_policy(POLICY)
+    anchor.add_cosignatures(cosigned(anchor.checkpoint(), *WITNESSES[:2]))
+    assert anchor.is_published(2)
+    anchor.set_policy(WitnessPolicy(2, KEYS[1:4]))
+    again = AnchorFolder.open(anchor.folder)
+    again.check()
+    assert not again.is_published(2)  # one of the two is gone
+    again.set_policy(POLICY)
+    again.check()
+    assert again.is_published(2)
+    path = anchor.folder / "cosigned" / "2"
+    path.write_text(cosigned(path.read_text(encoding="utf-8"), signer_of("stranger", "stranger")), encoding="utf-8")
+    with pytest.raises(CheckpointInvalid, match="none of the log's keys"):
+        AnchorFolder.open(anchor.folder).check()

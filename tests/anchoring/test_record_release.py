@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from anchoring import record_release
+from anchoring import receipt_files, record_release
 from anchoring.anchor_folder import AnchorFolder
 from anchoring.cosignature import WitnessKey, WitnessPolicy, cosign
 from anchoring.durable_files import LogLocked
@@ -362,7 +362,7 @@ def test_a_log_that_another_appends_to_leaves_the_commit_to_be_finished(tmp_path
 def pending(tmp_path: Path, log: AnchorFolder) -> Path:
     """A release whose commit ended after its entry was appended, and before anything else."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record_release, "_write_all", lambda *_: os.close(-1))
+        patch.setattr(record_release, "write_all", lambda *_: os.close(-1))
         with pytest.raises(AnchoringError, match="a file could not be read or written"):
             commit(rows_of(), tmp_path / "release", log)
     assert is_pending(tmp_path / "release")
@@ -648,7 +648,7 @@ class Disk:
         patch.setattr(os, "fsync", lambda handle: self._sync(Path(f"/proc/self/fd/{handle}").readlink()))
         for name in ("replace", "unlink", "rmdir"):
             patch.setattr(Path, name, self._operation(getattr(Path, name)))
-        patch.setattr(record_release, "_syncfs", lambda: self._sync_all if syncfs else None)
+        patch.setattr(receipt_files, "_syncfs", lambda: self._sync_all if syncfs else None)
 
     def copies(self) -> list[Path]:
         """What may be left if the power goes now."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,6 @@ from anchoring.cosignature import WitnessKey, WitnessPolicy, cosign
 from anchoring.note import Signer, new_private_key
 from anchoring.record_release import RecordRelease, is_pending
 from anchoring.records import RecordReceipt
-from anchoring.records_cli import app
-from common.cli import new_group, run
 
 ROOT = Path(__file__).resolve().parents[2]
 ORIGIN = "example.org/log"
@@ -29,35 +25,13 @@ TABLE = 'Codice,Nome e cognome,Note\n11,Nicolò Esposito,"prima, riga"\n22,Zoe Q
 PERSONAL = ("Nicol", "Esposito", "Zoe", "Quattrocchi", "Brambilla", "Nome e cognome", "prima, riga")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> dict[str, Any]:
-        parsed = json.loads(self.out)
-        assert isinstance(parsed, dict)
-        return parsed
-
-
-Records = Callable[..., Outcome]
+Records = Callable[..., Any]
 
 
 @pytest.fixture
-def records(capsys: pytest.CaptureFixture[str]) -> Records:
+def records(djms: Callable[..., Any]) -> Records:
     """Call the group in this process: `records("commit", file)`."""
-    root = new_group("DJMS")
-    root.add_typer(app, name="records")
-
-    def call(*arguments: object) -> Outcome:
-        capsys.readouterr()
-        code = run(root, ["records", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return call
+    return lambda *arguments: djms("anchor", "records", *arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -174,15 +148,24 @@ def test_a_receipt_needs_nothing_but_the_logs_signers(log: AnchorFolder, records
     shutil.rmtree("release")
     shutil.rmtree("data")
     code = (
-        "import socket, sys\n"
-        "def refuse(*_): raise OSError('no network')\n"
-        "socket.socket = socket.create_connection = refuse\n"
-        "from common.cli import new_group, run\n"
-        "from anchoring.records_cli import app\n"
-        "root = new_group('DJMS'); root.add_typer(app, name='records')\n"
-        "sys.exit(run(root))\n"
+        "import os, sys\n"
+        "network = ('socket.connect', 'socket.getaddrinfo', 'socket.bind')\n"
+        "sys.addaudithook(lambda event, _: os._exit(9) if event in network else None)\n"
+        "from common.cli import run\n"
+        "from djms import build\n"
+        "sys.exit(run(build()))\n"
     )
-    command = [sys.executable, "-c", code, "records", "verify", "mine.tlog-proof", "--signers", "signers.json"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "anchor",
+        "records",
+        "verify",
+        "mine.tlog-proof",
+        "--signers",
+        "signers.json",
+    ]
     done = subprocess.run(
         command, cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )

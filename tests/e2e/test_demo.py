@@ -138,7 +138,8 @@ def test_what_a_person_reads_says_what_was_trained_how_good_where_and_what_next(
         assert words in done.out.replace("\n", "") or words in done.out
     assert "Secure aggregation: only sums over sites were seen; 3 of 5 sites unmask a sum." in done.out
     assert "Differential privacy: ε 1 for each person" in done.out
-    assert "Anchoring: 3 models stand in the log djms-demo-" in done.out
+    assert "Anchoring: 3 models of this run are in the log djms-demo-" in done.out
+    assert "5 of 5 offices cosigned its last checkpoint, 3 are needed: it is published." in done.out
     ranking = pd.read_csv(out / "ranking.csv")
     assert ranking["probability"].is_monotonic_decreasing
     assert ranking["distance_km"].max() <= 30

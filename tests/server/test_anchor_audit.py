@@ -30,6 +30,7 @@ from anchoring.errors import (
 )
 from anchoring.log_store import LogStore
 from anchoring.manifest import PrivacyRecord, RoundManifest, RoundRecord
+from anchoring.records import ReleaseEntry
 from common.errors import DjmsError, InputError
 from common.model import MatchingModel, ModelCard, parameters_of, to_bytes
 from common.settings_loading import load_settings
@@ -650,8 +651,12 @@ def test_what_was_kept_and_is_damaged_or_of_another_log_is_named(folder: Path, t
 
 def test_entries_of_other_kinds_are_counted_and_left_to_who_knows_them(folder: Path) -> None:
     anchor = AnchorFolder.open(folder)
-    anchor.append([b'{"type":"djms.records/v1"}', b'{"type":"somebody.else/v7"}'])
+    release = ReleaseEntry("0" * 32, 1, bytes(32)).content
+    anchor.append([release, b'{"type":"somebody.else/v7"}'])
     assert audit(folder).entries == {"djms.round/v1": 8, "djms.records/v1": 1, "somebody.else/v7": 1}
+    anchor.append([b'{"type":"djms.records/v1"}'])
+    with pytest.raises(AuditFailed, match="entry 10 of the log: it is no release of records"):
+        audit(folder)
 
 
 def test_no_error_names_an_office(folder: Path) -> None:
