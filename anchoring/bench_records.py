@@ -17,13 +17,14 @@ import io
 import os
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import rfc8785
 
 from anchoring.anchor_folder import AnchorFolder
 from anchoring.bench_receipt import ORIGIN
-from anchoring.bench_timing import clock_seconds, in_new_folder, least
+from anchoring.bench_timing import clock_seconds, in_kept_folder, least
 from anchoring.record_release import RecordRelease, commit
 from anchoring.records import NONCE_SIZE, canonical_rows
 
@@ -31,18 +32,20 @@ RECORDS = 10_000
 """Records of the commit that has a limit."""
 
 _CHECKED = 50
+_MOST_TURNS = 3
 
 
 def measure_commit(folder: Path, turns: int, records: int = RECORDS) -> dict[str, Any]:
     """Seconds of a commit, and of what it is compared with. A turn's files are as long as the receipts before them."""
     rows = [_row(number) for number in range(1, records + 1)]
     lengths: list[int] = []
-    committing, writing, hashing = least(
-        turns,
-        in_new_folder(folder, partial(commit_table, _table(rows), lengths)),
-        in_new_folder(folder, partial(write_files, lengths)),
-        lambda: clock_seconds(lambda: plain_hashing(rows)),
-    )
+    with TemporaryDirectory(dir=folder, prefix="djms-bench-") as kept:
+        committing, writing, hashing = least(
+            min(turns, _MOST_TURNS),
+            in_kept_folder(Path(kept), partial(commit_table, _table(rows), lengths)),
+            in_kept_folder(Path(kept), partial(write_files, lengths)),
+            lambda: clock_seconds(lambda: plain_hashing(rows)),
+        )
     return {
         "commit_seconds": round(committing, 4),
         "commit_files_seconds": round(writing, 4),
