@@ -67,7 +67,10 @@ class WitnessSite:
             if names.ANCHOR in message.content:
                 answer = _accepted(folder, message)
             else:
-                answer = ConfigRecord({names.SIZE_KEY: _opened(folder).size()})
+                witness = _opened(folder)
+                answer = ConfigRecord({names.SIZE_KEY: witness.size()})
+                if (last := witness.last_cosigned()) is not None:
+                    answer[names.COSIGNED_KEY] = last
             site = ConfigRecord({names.NAME_KEY: self._name_of(context)})
             return Message(RecordDict({names.SITE: site, names.ANCHOR: answer}), reply_to=message)
 

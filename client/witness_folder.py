@@ -5,6 +5,7 @@
     witness.yaml      what the site puts up with: anchor_every_n, most_unpublished
     witness.key       the private key it cosigns with, readable by the site alone
     state.json        the last checkpoint and model it accepted
+    last.checkpoint   that checkpoint with its cosignature, for a coordinator that lost it
 
 A site that asks to join has a key before it knows the log: `prepare` makes it, and `create(..., prepared=True)` the
 rest.
@@ -39,6 +40,7 @@ from common.errors import InputError
 KEY_FILE = "witness.key"
 STATE_FILE = "state.json"
 LIMITS_FILE = "witness.yaml"
+LAST_FILE = "last.checkpoint"
 
 
 class WitnessLimits(BaseModel):
@@ -164,7 +166,14 @@ class WitnessFolder:
         with self._locked():
             state, manifest = self._guard().accept(self._state(), presented, hash_of_model, run=run)
             self._write(STATE_FILE, state.to_json())
-        return cosign(presented.checkpoint, self._signer, int(time.time())), manifest
+            cosigned = cosign(presented.checkpoint, self._signer, int(time.time()))
+            self._write(LAST_FILE, cosigned)
+        return cosigned, manifest
+
+    def last_cosigned(self) -> str | None:
+        """The checkpoint that this witness cosigned last, as it did; None before the first."""
+        path = self.folder / LAST_FILE
+        return path.read_text(encoding="utf-8") if path.is_file() else None
 
     def _guard(self) -> Guard:
         path = self.folder / WITNESSES_FILE

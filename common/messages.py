@@ -88,7 +88,7 @@ PUBLISHED_CONSISTENCY_KEY: Final = "published-consistency-proof"
 
 # ANCHOR of a reply.
 SIZE_KEY: Final = "size"  # of the last checkpoint that the site saw
-COSIGNED_KEY: Final = "cosigned"  # that checkpoint with the site's cosignature
+COSIGNED_KEY: Final = "cosigned"  # that checkpoint with the site's cosignature; absent before the first
 
 # METRICS of a reply. Everything is a sum over people, so that sites add up.
 PEOPLE_KEY: Final = "people"

@@ -212,40 +212,49 @@ class Anchored(Wrapper):
         return presented
 
     def _ask_what_was_seen(self, nodes: Iterable[int], grid: Grid) -> None:
+        """Ask sites that were not asked yet; what they cosigned before, and nobody kept, is kept now."""
         unknown = [node for node in nodes if node not in self._seen]
-        if not unknown:
-            return
-        replies, _ = sort_replies(self._ask(grid, [_question(node, RecordDict()) for node in unknown]))
-        for reply in replies:
-            self._learn(reply)
+        if unknown:
+            replies = self._ask(grid, [_question(node, RecordDict()) for node in unknown])
+            self._keep(text for reply in replies if (text := self._learn(reply)) is not None)
 
     def _learn(self, reply: Message) -> str | None:
         """Note what a site saw last; returns its cosigned checkpoint, if there is one."""
-        record = reply.content.get(names.ANCHOR)
+        record = None if reply.has_error() else reply.content.get(names.ANCHOR)
         if not isinstance(record, ConfigRecord) or type(size := record.get(names.SIZE_KEY)) is not int:
             return None
         self._seen[reply.metadata.src_node_id] = max(0, cast(int, size))
         cosigned = record.get(names.COSIGNED_KEY)
         return cosigned if isinstance(cosigned, str) else None
 
-    def _keep_cosignatures(self, replies: Iterable[Message]) -> None:
-        texts, reasons = [], []
+    def _keep_cosignatures(self, replies: Sequence[Message]) -> None:
+        """Keep them, also those of sites that had another reason to refuse, and remember who gave none."""
+        cosigned = {reply.metadata.src_node_id: self._learn(reply) for reply in replies}
+        trouble = self._keep(text for text in cosigned.values() if text is not None)
+        reasons = []
         for reply in sort_replies(replies)[0]:
-            text = self._learn(reply)
+            text = cosigned[reply.metadata.src_node_id]
             if text is None:
                 reasons.append(f"{site_of(reply)} gave no cosignature")
-                continue
+            elif text in trouble:
+                reasons.append(f"{site_of(reply)} gave no valid cosignature ({trouble[text]})")
+        self._left_out = tuple(sorted(reasons))
+
+    def _keep(self, texts: Iterable[str]) -> dict[str, str]:
+        """Keep cosignatures by witnesses of the policy; returns what is wrong with the other texts."""
+        good, trouble = [], {}
+        for text in texts:
             try:
                 _, signatures = self._anchor.verified_cosignatures(text)
             except AnchoringError as error:
-                reasons.append(f"{site_of(reply)} gave no valid cosignature ({error.what})")
+                trouble[text] = error.what
                 continue
             if signatures:
-                texts.append(text)
+                good.append(text)
             else:
-                reasons.append(f"{site_of(reply)} is no witness of the policy")
-        self._anchor.add_cosignatures(*texts)
-        self._left_out = tuple(sorted(reasons))
+                trouble[text] = "it is by no witness of the policy"
+        self._anchor.add_cosignatures(*good)
+        return trouble
 
     def _write_receipts(self) -> None:
         """One file a manifest, and who is who in them, which is for the coordinator alone."""

@@ -279,6 +279,36 @@ def test_a_false_cosignature_does_not_count_and_its_site_is_named(tmp_path: Path
     strategy.aggregate_train(1, replies)
     assert len(log_of(federation).cosigned_by(1)) == 4
     assert any("CPI_Padova gave no valid cosignature" in reason for reason in strategy.left_out)
+    assert not any("CPI_Verona" in reason for reason in strategy.left_out)
+
+
+def test_cosignatures_of_sites_that_refuse_for_another_reason_are_kept(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    strategy = federation.strategy()
+    messages = federation.messages(strategy, 1, start())
+    for message in messages:
+        message.content.config_records[names.CONFIG][names.VERSION_KEY] = (
+            0  # what a coordinator of another version says
+        )
+    replies = federation.ask(None, messages)
+    assert [refusal_kind_of(reply) for reply in replies] == ["InputError"] * 5
+    with pytest.raises(RoundAbandoned):
+        strategy.aggregate_train(1, replies)
+    assert log_of(federation).is_published(1)
+
+
+def test_runs_that_die_before_they_keep_cosignatures_do_not_stop_the_sites_for_good(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    for number in range(6):  # more than a site puts up with, if nobody ever learnt of its cosignatures
+        arrays = to_array_record(parameters_of(MatchingModel((), seed=10 + number)))
+        job = replace(federation.job, run=f"run-{number}")
+        inner = build_strategy(federation.settings, OFFICES, None, federation.ask, job.run)
+        messages = federation.messages(anchored(inner, job, federation.ask), 1, arrays)
+        replies = federation.ask(None, messages)
+        assert [refusal_kind_of(reply) for reply in replies] == [None] * 5
+        # The coordinator is killed here: nobody aggregates, nothing is kept.
+    assert log_of(federation).is_published(5)
+    assert not log_of(federation).is_published(6)
 
 
 # Coordinators that cheat. Each gets as far as a message to the sites, and every site refuses with the error's name.
