@@ -26,7 +26,7 @@ from typing import ClassVar
 from anchoring.checkpoint import Checkpoint
 from anchoring.errors import CheckpointInvalid, QuorumMissing
 from anchoring.note import MOST_SIGNATURES, KeyInvalid, Message, Note, Signature, Signer, VerifierKey, ed25519_verifies
-from anchoring.signers import exact_json, exact_object
+from common.exact_json import exact_json, exact_object
 
 LATEST_TIME = 2**63 - 1
 """The largest number of seconds that a cosignature may carry."""

@@ -7,9 +7,9 @@ the manifest of the model with its inclusion proof, and the newest checkpoint th
 the proof that the present one extends it. Rules, in the order in which they are checked:
 
 * the log's key signed the checkpoint, and its tree extends the one seen last: otherwise it is rolled back or forked;
-* a checkpoint cosigned by the quorum is an earlier state of this very tree. Of those that this site cosigned itself, at
-  most `most_unpublished` are newer: a log that shows different sites different trees gets no quorum for all of them,
-  and is found out here within so many rounds;
+* a checkpoint cosigned by the quorum is an earlier state of this very tree, and since then a model was used at most
+  `most_unpublished` times: a log that shows different sites different trees gets no quorum for all of them, and is
+  found out here within so many rounds. Cosigning goes on meanwhile, or no quorum could ever come back;
 * the manifest stands in the tree, and the model that came is the one it names, by the hash of its canonical bytes;
 * models only go forward: none that stands before the last one in the log, no older one of a run, and no second one for
   the same round;
@@ -38,8 +38,9 @@ from anchoring.errors import (
 )
 from anchoring.manifest import RoundManifest
 from anchoring.merkle import verify_consistency
-from anchoring.signers import Signers, exact_json, exact_object
+from anchoring.signers import Signers
 from anchoring.witness import WitnessState
+from common.exact_json import exact_json, exact_object
 
 HashOfModel = Callable[[Mapping[str, Any]], str]
 """SHA-256, in hexadecimal, of the canonical bytes of the model that came, with the card that the manifest states."""
@@ -64,8 +65,8 @@ class Presented:
 class GuardState:
     """What a site remembers: the log as it saw it last, the last model of a run, and what is still open.
 
-    `unpublished` are sizes of checkpoints that this site cosigned and that no quorum is known to have; `unanchored` is
-    how many models in a row were used without a manifest.
+    `unpublished` has, for each use of a model under a checkpoint that no quorum is known to have, its size;
+    `unanchored` is how many models in a row were used without a manifest.
     """
 
     log: WitnessState = field(default_factory=WitnessState)
@@ -140,14 +141,14 @@ class Guard:
         Raises:
             CheckpointInvalid, SignatureInvalid, UnknownSigner: it is no checkpoint of the log that this site watches.
             LogRolledBack, LogForked: the log does not extend what this site or the quorum saw of it.
-            QuorumMissing: too many checkpoints in a row found no quorum.
+            QuorumMissing: too many models were used whose checkpoints found no quorum.
             NotAnchored: the model that came is not proven to be in the log.
             ModelRolledBack: an older model of the run, or a second one for the same round.
             EntryInvalid: what stands in the manifest's place is none.
         """
         checkpoint = open_checkpoint(presented.checkpoint, self.signers)
         state = replace(state, log=state.log.update(checkpoint, presented.consistency))
-        state = self._after_published(state, checkpoint, presented)
+        state = self._after_published(state, checkpoint, presented, used=hash_of_model is not None)
         if hash_of_model is None:
             return state, None
         if presented.manifest is None:
@@ -160,24 +161,36 @@ class Guard:
             raise NotAnchored("the model that came is not the one in the log", where=checkpoint.origin, remedy=_TELL)
         return _forward(state, manifest, presented.index, checkpoint.origin), manifest
 
-    def _after_published(self, state: GuardState, checkpoint: Checkpoint, presented: Presented) -> GuardState:
+    def _after_published(
+        self, state: GuardState, checkpoint: Checkpoint, presented: Presented, *, used: bool
+    ) -> GuardState:
         if self.policy is None:
             return state
         known = 0
         if presented.published is not None:
             published = open_checkpoint(presented.published, self.signers)
-            self.policy.require(presented.published)
             _require_extends(checkpoint, published, presented.published_consistency)
-            known = published.size
-        waiting = tuple(sorted({*(size for size in state.unpublished if size > known), checkpoint.size} - {known}))
-        if len(waiting) > self.most_unpublished:
+            known = published.size if self._is_published(presented.published) else 0
+        waiting = [size for size in state.unpublished if size > known]
+        if used and checkpoint.size > known:
+            waiting.append(checkpoint.size)
+        if used and len(waiting) > self.most_unpublished:
             raise QuorumMissing(
-                f"{len(waiting) - 1} checkpoints that this site cosigned were not cosigned by {self.policy.quorum} "
-                "witnesses, so other sites may be shown another log",
+                f"this site used {len(waiting) - 1} models whose checkpoints were not cosigned by {self.policy.quorum} "
+                "witnesses that it knows, so other sites may be shown another log",
                 where=checkpoint.origin,
-                remedy="compare the checkpoint with other sites before training on",
+                remedy="compare the checkpoint and the list of witnesses with other sites before training on",
             )
-        return replace(state, unpublished=waiting)
+        return replace(state, unpublished=tuple(sorted(waiting)))
+
+    def _is_published(self, text: str) -> bool:
+        """Whether the quorum of this site's own list cosigned it; the coordinator's list may be another one."""
+        try:
+            if self.policy is not None:
+                self.policy.require(text)
+        except QuorumMissing:
+            return False
+        return True
 
     def _without_manifest(self, state: GuardState) -> GuardState:
         unanchored = state.unanchored + 1

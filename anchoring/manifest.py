@@ -18,7 +18,7 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anchoring.errors import EntryInvalid
-from anchoring.signers import exact_json
+from common.exact_json import exact_json
 
 ROUND_TYPE = "djms.round/v1"
 """What the field `type` of a manifest says."""

@@ -27,8 +27,8 @@ from anchoring.anchor_folder import AnchorFolder
 from anchoring.checkpoint import Checkpoint, open_checkpoint
 from anchoring.durable_files import DurableFiles, LogLocked, locked
 from anchoring.errors import AnchoringError, QuorumMissing
-from anchoring.signers import exact_json, exact_object
 from common.errors import InputError, RunError
+from common.exact_json import exact_json, exact_object
 
 FOLDER = "publications"
 

@@ -43,8 +43,9 @@ from anchoring.merkle import HASH_SIZE, MerkleTree
 from anchoring.note import from_base64, to_base64
 from anchoring.receipt_files import receipt_name, row_of, write_all
 from anchoring.records import Record, RecordReceipt, ReleaseEntry, new_release_id
-from anchoring.signers import exact_json, exact_object, is_size
+from anchoring.signers import is_size
 from common.errors import InputError
+from common.exact_json import exact_json, exact_object
 from common.files import LOCK, sync
 
 _STATE, _LEAVES, _RECEIPTS, _PENDING = "release.json", "leaves", "receipts", "pending"

@@ -45,8 +45,9 @@ from anchoring.errors import EntryInvalid, ProofInvalid, ReceiptInvalid, RootMis
 from anchoring.merkle import HASH_SIZE, MerkleTree, leaf_hash, verify_inclusion
 from anchoring.note import from_base64, to_base64
 from anchoring.receipt import Receipt
-from anchoring.signers import Signers, exact_json, exact_object, is_size
+from anchoring.signers import Signers, is_size
 from common.errors import InputError, row_place
+from common.exact_json import exact_json, exact_object
 
 RELEASE_TYPE = "djms.records/v1"
 """What the field `type` of a release's entry says."""

@@ -27,7 +27,7 @@ from anchoring.checkpoint import Checkpoint
 from anchoring.errors import CheckpointInvalid, LogForked, LogRolledBack, NotAnchored, ProofInvalid, RootMismatch
 from anchoring.merkle import leaf_hash, verify_consistency, verify_inclusion
 from anchoring.note import from_base64, to_base64
-from anchoring.signers import exact_json, exact_object
+from common.exact_json import exact_json, exact_object
 
 _TELL = "accept nothing more from this log, keep both checkpoints as evidence and tell the other sites"
 

@@ -15,10 +15,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from anchoring.errors import EntryInvalid, NotAnchored
+from anchoring.errors import EntryInvalid, NotAnchored, QuorumMissing
 from anchoring.guard import HashOfModel, Presented
 from anchoring.merkle import HASH_SIZE
-from client.replies import answered
+from client.replies import answered, refusal
 from client.witness_folder import WitnessFolder
 from common import messages as names
 from common.errors import InputError
@@ -53,13 +53,19 @@ class WitnessSite:
                     where="site",
                     remedy="switch anchoring on",
                 )
-            cosigned = _accepted(folder, message)
-            reply = call_next(message, context)
-            if not reply.has_error():
-                reply.content[names.ANCHOR] = cosigned
-            return reply
+            cosigned.append(_accepted(folder, message))
+            return call_next(message, context)
 
-        return answered(message, self._name_of(context), checked)
+        cosigned: list[ConfigRecord] = []
+        try:
+            reply = answered(message, self._name_of(context), checked, but=(QuorumMissing,))
+        except QuorumMissing as missing:
+            reply = refusal(message, self._name_of(context), missing)
+            # The model is not used; the tree is in order, and without cosignatures no quorum would ever come back.
+            cosigned.append(_accepted(self._folder_of(context), message, model=False))
+        if cosigned and not reply.has_error():
+            reply.content[names.ANCHOR] = cosigned[0]
+        return reply
 
     def _answer(self, message: Message, context: Context) -> Message:
         def reply() -> Message:
@@ -77,11 +83,14 @@ class WitnessSite:
         return answered(message, self._name_of(context), reply)
 
 
-def _accepted(folder: Path | None, message: Message) -> ConfigRecord:
-    """Verify what came with a message and cosign. Raises what `Guard.accept` does, and InputError for no witness."""
+def _accepted(folder: Path | None, message: Message, *, model: bool = True) -> ConfigRecord:
+    """Verify what came with a message, with `model` the model too, and cosign.
+
+    Raises what `Guard.accept` does, and InputError for no witness.
+    """
     witness = _opened(folder)
     presented = _presented(message.content.config_records[names.ANCHOR])
-    arrays = message.content.array_records.get(names.ARRAYS)
+    arrays = message.content.array_records.get(names.ARRAYS) if model else None
     config = message.content.config_records.get(names.CONFIG, ConfigRecord())
     run = config.get(names.RUN_KEY)
     hash_of_model = None if arrays is None else _hashing(arrays)

@@ -10,8 +10,8 @@
 A site that asks to join has a key before it knows the log: `prepare` makes it, and `create(..., prepared=True)` the
 rest.
 
-Rules: `create` makes a witness and nothing else does, so a lost state is noticed; the new state is durable before
-anything is cosigned; two processes do not use one folder at a time.
+Rules: `create` makes a witness and nothing else does, so a lost state is noticed; the new state is durable before a
+cosignature is handed out; two processes do not use one folder at a time.
 """
 
 from __future__ import annotations
@@ -150,6 +150,11 @@ class WitnessFolder:
         """Write what this site puts up with from now on."""
         self._write(LIMITS_FILE, yaml.safe_dump(limits.model_dump(), sort_keys=False))
 
+    @property
+    def limits(self) -> WitnessLimits:
+        """What this site puts up with."""
+        return _limits(self.folder / LIMITS_FILE)
+
     def size(self) -> int:
         """Entries of the log's last checkpoint that this witness accepted, 0 before the first."""
         last = self._state().log.last(self.signers.origin)
@@ -165,8 +170,8 @@ class WitnessFolder:
         """
         with self._locked():
             state, manifest = self._guard().accept(self._state(), presented, hash_of_model, run=run)
-            self._write(STATE_FILE, state.to_json())
             cosigned = cosign(presented.checkpoint, self._signer, int(time.time()))
+            self._write(STATE_FILE, state.to_json())
             self._write(LAST_FILE, cosigned)
         return cosigned, manifest
 
@@ -178,8 +183,7 @@ class WitnessFolder:
     def _guard(self) -> Guard:
         path = self.folder / WITNESSES_FILE
         policy = keys_in(path, WitnessPolicy.from_json) if path.is_file() else None
-        limits = _limits(self.folder / LIMITS_FILE)
-        return Guard(self.signers, policy, limits.anchor_every_n, limits.most_unpublished)
+        return Guard(self.signers, policy, self.limits.anchor_every_n, self.limits.most_unpublished)
 
     def _state(self) -> GuardState:
         path = self.folder / STATE_FILE

@@ -38,10 +38,10 @@ def witness_folders(job: Job, directory: Path | None = None) -> list[Path] | Non
 
 
 def _made(folder: Path, log: AnchorFolder, settings: Settings) -> WitnessFolder:
-    limits = WitnessLimits(anchor_every_n=settings.anchoring.anchor_every_n)
+    every = settings.anchoring.anchor_every_n
     if not (folder / KEY_FILE).is_file():
-        return WitnessFolder.create(folder, log.signers, limits=limits)
+        return WitnessFolder.create(folder, log.signers, limits=WitnessLimits(anchor_every_n=every))
     witness = WitnessFolder(folder)
     witness.set_signers(log.signers)
-    witness.set_limits(limits)
+    witness.set_limits(witness.limits.model_copy(update={"anchor_every_n": every}))
     return witness

@@ -25,9 +25,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
 from common.errors import RunError
+from common.exact_json import exact_json
 
 Mechanism = Literal["poisson-sampled-gaussian", "gaussian"]
 Unit = Literal["candidate", "site"]
@@ -174,8 +175,8 @@ def events_to_json(events: Iterable[PrivacyEvent]) -> str:
 def events_from_json(text: str) -> list[PrivacyEvent]:
     """Read what `events_to_json` wrote. Raises EventRefused for anything else, naming the event by its place."""
     try:
-        content = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        content = exact_json(text)
+    except ValueError:
         raise EventRefused(
             "the text is not JSON: cut short or altered", where="privacy ledger", remedy=_REMEDY
         ) from None
@@ -234,14 +235,3 @@ def _rate(value: object) -> float:
     if not 0.0 < rate <= 1.0:
         raise EventRefused(f"sampling_rate is {value!r}", remedy="write a number above 0 and at most 1")
     return rate
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return content
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

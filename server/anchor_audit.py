@@ -149,7 +149,7 @@ def _require_model(anchor: AnchorFolder, manifest: RoundManifest, index: int) ->
     anchor.store.get(manifest.sha256)
     try:
         card = card_of(model)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise _failed(f"what is stored as the model {manifest.model_sha256} is none", index) from None
     if card != manifest.card:
         raise _failed("the card of the stored model is another than the manifest's", index)

@@ -13,6 +13,7 @@ that its checkpoint gets their cosignatures.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -65,10 +66,13 @@ class Anchored(Wrapper):
         self._ask = ask
         self._commitments = Commitments(anchor, job)
         self._seen: dict[int, int] = {}
+        self._others = 0
         self._sent_since = 0
         self._recorded = 0
         self._waiting: dict[int, _Finished] = {}
         self._left_out: tuple[str, ...] = ()
+        with atomic_path(job.output / PSEUDONYMS_FILE) as path:  # first: a run that dies is to be understood, too
+            path.write_text(json.dumps(self._commitments.pseudonyms, indent=2) + "\n", encoding="utf-8")
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -194,7 +198,8 @@ class Anchored(Wrapper):
         """The messages with the proofs that their receivers need."""
         self._ask_what_was_seen([message.metadata.dst_node_id for message in messages], grid)
         log, size = self._anchor.log, self._anchor.log.size
-        common: dict[str, Any] = {names.CHECKPOINT_KEY: self._anchor.checkpoint()}
+        # The log's own signature is enough: cosignatures could fill the note before a site adds its own.
+        common: dict[str, Any] = {names.CHECKPOINT_KEY: log.checkpoint.decode()}
         if committed is not None:
             common[names.MANIFEST_KEY] = committed.entry
             common[names.INDEX_KEY] = committed.index
@@ -205,7 +210,10 @@ class Anchored(Wrapper):
             common[names.PUBLISHED_CONSISTENCY_KEY] = b"".join(log.consistency_proof(known, size))
         presented = []
         for message in messages:
-            seen = self._seen.get(message.metadata.dst_node_id, 0)
+            # Until its reply says so, nobody knows whether the site saw what is sent now: it is asked again otherwise.
+            seen = self._seen.pop(message.metadata.dst_node_id, None)
+            if seen is None:
+                continue  # it did not say what it saw, so no proof can be made for it this time
             # A site that saw more than there is gets no proof, because there is none: it will say so.
             proof = log.consistency_proof(seen, size) if seen <= size else []
             presented.append(_with_anchor(message, ConfigRecord({**common, names.CONSISTENCY_KEY: b"".join(proof)})))
@@ -213,17 +221,27 @@ class Anchored(Wrapper):
 
     def _ask_what_was_seen(self, nodes: Iterable[int], grid: Grid) -> None:
         """Ask sites that were not asked yet; what they cosigned before, and nobody kept, is kept now."""
+        self._anchor.log.refresh()
+        others = self._anchor.log.size - len(self._commitments.made)
+        if others != self._others:  # somebody else wrote, perhaps another run, which the same sites may watch
+            self._others = others
+            self._seen.clear()
         unknown = [node for node in nodes if node not in self._seen]
         if unknown:
             replies = self._ask(grid, [_question(node, RecordDict()) for node in unknown])
-            self._keep(text for reply in replies if (text := self._learn(reply)) is not None)
+            for reply in replies:
+                if not reply.has_error():
+                    self._seen[reply.metadata.src_node_id] = (
+                        0  # one that refuses to say is sent the model, and says why
+                    )
+            self._keep([text for reply in replies if (text := self._learn(reply)) is not None])
 
     def _learn(self, reply: Message) -> str | None:
         """Note what a site saw last; returns its cosigned checkpoint, if there is one."""
         record = None if reply.has_error() else reply.content.get(names.ANCHOR)
         if not isinstance(record, ConfigRecord) or type(size := record.get(names.SIZE_KEY)) is not int:
             return None
-        self._seen[reply.metadata.src_node_id] = max(0, cast(int, size))
+        self._seen[reply.metadata.src_node_id] = max(0, size)
         cosigned = record.get(names.COSIGNED_KEY)
         return cosigned if isinstance(cosigned, str) else None
 
@@ -257,14 +275,12 @@ class Anchored(Wrapper):
         return trouble
 
     def _write_receipts(self) -> None:
-        """One file a manifest, and who is who in them, which is for the coordinator alone."""
+        """One file a manifest."""
         folder = self._job.output / RECEIPTS_FOLDER
         for one in self._commitments.made:
             name = "released" if one.manifest.released else f"round-{one.manifest.round:03}"
             with atomic_path(folder / f"{name}.tlog-proof") as path:
                 path.write_text(self._anchor.receipt(one.index).to_text(), encoding="utf-8")
-        with atomic_path(self._job.output / PSEUDONYMS_FILE) as path:
-            path.write_text(json.dumps(self._commitments.pseudonyms, indent=2) + "\n", encoding="utf-8")
 
 
 class _Finished:
@@ -274,17 +290,19 @@ class _Finished:
         self.arrays = arrays
         self.participants = participants
         record: dict[str, Any] = {} if metrics is None else dict(metrics)
-        weight = record.get(names.PEOPLE_KEY, record.get(names.WEIGHT_KEY))
-        self.weight = None if weight is None else float(weight)
+        weight = float(record.get(names.PEOPLE_KEY, record.get(names.WEIGHT_KEY, math.nan)))
+        self.weight = weight if math.isfinite(weight) and weight >= 0 else None
         self.evaluation: dict[str, float] | None = None
-        if names.TRAIN_LOSS_KEY in record:
-            try:
-                sums = EvaluationSums.from_record(record, names.VALIDATION)
-            except (KeyError, ValueError):
-                return  # sums that nobody can have: such a round is abandoned, and has no metrics
-            values = {"train_loss": record[names.TRAIN_LOSS_KEY] / record[names.PEOPLE_KEY]}
+        if names.TRAIN_LOSS_KEY not in record:
+            return
+        try:
+            sums = EvaluationSums.from_record(record, names.VALIDATION)
+            values: dict[str, Any] = {"train_loss": record[names.TRAIN_LOSS_KEY] / record[names.PEOPLE_KEY]}
             values |= sums.metrics(sums.best_f1_threshold())
-            self.evaluation = {name: float(value) for name, value in values.items() if value is not None}
+        except (KeyError, ValueError, ZeroDivisionError):
+            return  # sums that nobody can have: such a round is abandoned, and has no metrics
+        known = {name: float(value) for name, value in values.items() if value is not None}
+        self.evaluation = {name: value for name, value in known.items() if math.isfinite(value)}
 
 
 def _question(node: int, content: RecordDict) -> Message:

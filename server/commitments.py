@@ -7,7 +7,6 @@ abandoned: what is committed is what happened, not what was about to happen.
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import rfc8785
 
 from anchoring.anchor_folder import AnchorFolder
 from anchoring.manifest import PrivacyRecord, RoundManifest, RoundRecord, pseudonym
+from common.exact_json import exact_json
 from common.model import ModelCard, Parameters, to_bytes
 from common.settings import Settings
 from privacy.accounting import spent
@@ -131,6 +131,6 @@ def settings_sha256(settings: Settings) -> str:
 
 def card_of(model: bytes) -> dict[str, Any]:
     """The card in the canonical bytes of a model: the metadata of a safetensors file."""
-    header = json.loads(model[8 : 8 + int.from_bytes(model[:8], "little")])
-    card: dict[str, Any] = json.loads(header["__metadata__"]["djms"])
-    return card
+    header: Any = exact_json(model[8 : 8 + int.from_bytes(model[:8], "little")].decode())
+    card: Any = exact_json(header["__metadata__"]["djms"])
+    return {**card}

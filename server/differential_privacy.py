@@ -18,7 +18,6 @@ The noise multiplier is solved from the run's ε before the first round. Rules k
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
@@ -29,6 +28,7 @@ from flwr.serverapp.strategy import Strategy
 
 from common import messages as names
 from common.errors import RunError
+from common.exact_json import exact_json
 from common.settings import PrivacySettings
 from privacy.accounting import epsilon_rdp
 from privacy.distributed_noise import TAIL
@@ -168,7 +168,7 @@ def _events_in(replies: Sequence[Message], server_round: int) -> dict[str, Priva
         if names.EVENT_KEY not in record:
             continue
         try:
-            event = PrivacyEvent.from_json(json.loads(str(record[names.EVENT_KEY])))
+            event = PrivacyEvent.from_json(exact_json(str(record[names.EVENT_KEY])))
         except (ValueError, EventRefused) as error:
             raise RunError(
                 f"{site_of(reply)} sent a privacy event that is none",

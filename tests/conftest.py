@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,15 @@ import pytest
 # Flower and Ray must stay silent and offline, in this process and in those it starts.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+_RECURSION_LIMIT = sys.getrecursionlimit()
+
+
+@pytest.fixture(autouse=True)
+def _the_interpreters_own_recursion_limit() -> None:
+    """A test library raises it, for the whole process, above what the stack can hold."""
+    sys.setrecursionlimit(_RECURSION_LIMIT)
+
 
 WITHOUT_PROTECTIONS = ("--privacy.enabled", "false", "--anchoring.enabled", "false")
 

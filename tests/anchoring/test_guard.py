@@ -174,8 +174,33 @@ def test_a_checkpoint_that_too_few_cosigned_is_not_published(by: tuple[object, .
     log, state = accepted(1)
     log.append(manifest_of(2).to_bytes())
     text = log.cosigned(2, by)  # type: ignore[arg-type]
+    presented = log.presented(2, 2, published=2)
+    assert GUARD.accept(state, presented, hashing(2))[0].unpublished == (3,)
+    after, _ = GUARD.accept(state, replace(presented, published=text), hashing(2))
+    assert after.unpublished == (2, 3)  # as if nothing had come
+
+
+def test_models_used_again_under_one_checkpoint_count_each_time() -> None:
+    log, state = honest_log(0), GuardState()
+    for _ in range(GUARD.most_unpublished):
+        state, _ = GUARD.accept(state, log.presented(0, len(state.unpublished) and 1), hashing(0))
     with pytest.raises(QuorumMissing):
-        GUARD.accept(state, replace(log.presented(2, 2, published=2), published=text), hashing(2))
+        GUARD.accept(state, log.presented(0, 1), hashing(0))
+
+
+def test_a_tree_is_cosigned_though_its_models_are_refused_for_want_of_a_quorum() -> None:
+    log, state = LogInMemory(), GuardState()
+    for number in range(GUARD.most_unpublished):
+        log.append(manifest_of(number).to_bytes())
+        state, _ = GUARD.accept(state, log.presented(number, number), hashing(number))
+    last = len(log.entries)
+    log.append(manifest_of(last).to_bytes())
+    with pytest.raises(QuorumMissing):
+        GUARD.accept(state, log.presented(last, last), hashing(last))
+    state, _ = GUARD.accept(state, log.presented(None, last), None)
+    log.append(manifest_of(last + 1).to_bytes())
+    state, _ = GUARD.accept(state, log.presented(last + 1, last + 1, published=last + 1), hashing(last + 1))
+    assert state.unpublished == (last + 2,)
 
 
 def test_without_a_policy_no_quorum_is_asked_for_and_forks_of_ones_own_view_still_are() -> None:

@@ -85,9 +85,12 @@ def test_on_raw_files_of_another_writer_the_same_holds_and_no_record_stays_behin
     assert summary["people"] == 4_000
     assert summary["cohort"] == sorted(TOWNS)
     written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert written == {
+    proofs = {name for name in written if name.startswith(("demo-log/", "receipts/"))}
+    assert len(proofs) > 20
+    assert not [name for name in proofs if name.endswith(".key")], "a private key stayed behind"
+    assert written - proofs == {
         *("summary.json", "settings.yaml", "versions.json", "rounds.csv", "model.safetensors", "federation.json"),
-        *("privacy_ledger.json", "comparison.png", "offices.png", "flower.log"),
+        *("privacy_ledger.json", "comparison.png", "offices.png", "flower.log", "pseudonyms.json"),
     }
     assert summary["ranking"] is None, "a real person's distances to companies tell where the person lives"
     for path in out.rglob("*"):

@@ -98,8 +98,9 @@ class Federation:
     def round(self, strategy: Strategy, number: int, arrays: ArrayRecord, lost: tuple[int, ...] = ()) -> ArrayRecord:
         messages = self.messages(strategy, number, arrays)
         self.lost = set(lost)
-        found, _ = strategy.aggregate_train(number, self.ask(None, messages))
+        replies = self.ask(None, messages)
         self.lost = set()
+        found, _ = strategy.aggregate_train(number, replies)
         assert found is not None
         return to_array_record(from_array_record(found))
 
@@ -309,6 +310,80 @@ def test_runs_that_die_before_they_keep_cosignatures_do_not_stop_the_sites_for_g
         # The coordinator is killed here: nobody aggregates, nothing is kept.
     assert log_of(federation).is_published(5)
     assert not log_of(federation).is_published(6)
+
+
+def test_a_site_whose_reply_was_lost_takes_part_in_the_next_round(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    strategy = federation.strategy()
+    messages = federation.messages(strategy, 1, start())
+    replies = federation.ask(None, messages)[1:]  # the first site did its work, and its reply came too late
+    found, _ = strategy.aggregate_train(1, replies)
+    messages = federation.messages(strategy, 2, to_array_record(from_array_record(found)))  # type: ignore[arg-type]
+    assert [refusal_kind_of(reply) for reply in federation.ask(None, messages)] == [None] * 5
+
+
+def test_a_site_that_does_not_say_what_it_saw_is_sent_nothing_and_another_time_again(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    strategy = federation.strategy()
+    federation.lost = {1}
+    messages = federation.messages(strategy, 1, start())
+    assert [message.metadata.dst_node_id for message in messages] == [2, 3, 4, 5]
+    found, _ = strategy.aggregate_train(1, federation.ask(None, messages))
+    federation.lost = set()
+    messages = federation.messages(strategy, 2, to_array_record(from_array_record(found)))  # type: ignore[arg-type]
+    assert [refusal_kind_of(reply) for reply in federation.ask(None, messages)] == [None] * 5
+
+
+def test_two_runs_that_take_turns_in_one_log_do_not_look_like_a_fork(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    jobs = [replace(federation.job, run=run, output=tmp_path / run) for run in ("run-a", "run-b")]
+    strategies = [
+        anchored(build_strategy(federation.settings, OFFICES, None, federation.ask, job.run), job, federation.ask)
+        for job in jobs
+    ]
+    arrays = [to_array_record(parameters_of(MatchingModel((), seed=seed))) for seed in (5, 6)]
+    for number in (1, 2, 3):
+        for which, strategy in enumerate(strategies):
+            arrays[which] = federation.round(strategy, number, arrays[which])
+    assert [one["run"] for one in manifests(federation)] == ["run-a", "run-b"] * 3
+
+
+def test_who_is_who_in_the_manifests_is_known_before_the_first_and_a_loss_that_is_none_is_left_out(
+    tmp_path: Path,
+) -> None:
+    federation = Federation(tmp_path)
+    strategy = federation.strategy()
+    assert (tmp_path / "run" / "pseudonyms.json").is_file()
+    messages = federation.messages(strategy, 1, start())
+    replies = federation.ask(None, messages)
+    replies[0].content.metric_records[names.METRICS][names.TRAIN_LOSS_KEY] = float("nan")
+    found, _ = strategy.aggregate_train(1, replies)
+    federation.messages(strategy, 2, to_array_record(from_array_record(found)))  # type: ignore[arg-type]
+    (record,) = manifests(federation)[-1]["rounds"]
+    assert "train_loss" not in record["metrics"]
+    assert record["metrics"]["roc_auc"] > 0
+
+
+def test_sites_that_found_no_quorum_find_one_again(tmp_path: Path) -> None:
+    """Three rounds with two sites each time that cosign: later the others come back, and everybody trains again."""
+    federation = Federation(tmp_path)
+    strategy = federation.strategy()
+    arrays = start()
+    for number in range(1, 6):
+        messages = federation.messages(strategy, number, arrays)
+        federation.ask(None, messages[:2])  # nobody learns of their cosignatures
+        arrays = to_array_record(
+            {name: values + np.float32(number) for name, values in from_array_record(arrays).items()}
+        )
+        strategy._seen.clear()  # type: ignore[attr-defined]
+    federation.lost = set()
+    kinds = []
+    for number in range(6, 9):
+        replies = federation.ask(None, federation.messages(strategy, number, arrays))
+        strategy._keep_cosignatures(replies)  # type: ignore[attr-defined]
+        kinds.append([refusal_kind_of(reply) for reply in replies])
+    assert kinds[0] != [None] * 5
+    assert kinds[-1] == [None] * 5
 
 
 # Coordinators that cheat. Each gets as far as a message to the sites, and every site refuses with the error's name.
