@@ -46,8 +46,15 @@ def _anchoring(log: dict[str, Any] | None) -> str:
     return (
         f"Anchoring: {len(log['entries'])} models of this run are in the log {log['origin']}.\n"
         f"  {log['cosigned']} of {log['witnesses']} offices cosigned its last checkpoint, {log['quorum']} are needed: "
-        f"it is {'' if log['published'] else 'NOT '}published.\n"
+        f"it is {'' if log['published'] else 'NOT '}published.\n" + _without_majority(log)
     )
+
+
+def _without_majority(log: dict[str, Any]) -> str:
+    """What a small quorum cannot do; nothing where it is above half of the witnesses."""
+    if 2 * log["quorum"] > log["witnesses"]:
+        return ""
+    return "  That is half of them or fewer: two different logs could each find so many.\n"
 
 
 def _whom_it_binds(private: dict[str, Any]) -> str:
