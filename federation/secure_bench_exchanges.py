@@ -50,7 +50,9 @@ def exchanges_per_round(settings: Settings, *, check: bool) -> int:
         grid = _GridInside(SyntheticSites(str(folder), limits_of(settings), dropouts=0), _SITES)
         card = ModelCard(labels="none", hidden=settings.training.hidden, synthetic=True)
         output = folder / "run"
-        job = Job(settings, site_names(_SITES), card, output, roster, lambda _row: after.append(grid.exchanges))
+        job = Job(
+            settings, site_names(_SITES), card, output, roster, on_round=lambda _row: after.append(grid.exchanges)
+        )
         run(grid, job)
     counts = {later - earlier for earlier, later in pairwise(after)}
     if len(counts) != 1:

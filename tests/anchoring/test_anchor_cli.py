@@ -567,16 +567,17 @@ def test_collect_takes_nothing_where_one_file_is_wrong_and_names_it(djms: Djms, 
     assert contents_of(log.folder) == before
 
 
-def test_a_witness_with_a_policy_wants_to_see_the_quorum_sooner_or_later(djms: Djms, log: AnchorFolder) -> None:
+def test_a_witness_goes_on_cosigning_while_the_quorum_is_missing_so_that_it_can_come_back(
+    djms: Djms, log: AnchorFolder
+) -> None:
     keys = witnesses(djms, 2)
     djms("anchor", "witness", "trust", *keys, "--quorum", "2", "--anchor", "log")
     djms("anchor", "witness", "init", "w", "--signers", "log/signers.json", "--witnesses", "log/witnesses.json")
-    for more in range(3):
+    for more in range(6):
         assert djms("anchor", "witness", "cosign", "w", "--log", "log").code == 0, more
         log.append([b'{"type":"test.other/v1"}'])
-    refused = djms("anchor", "witness", "cosign", "w", "--log", "log")
-    require_refused(refused, 2, "3 checkpoints that this site cosigned were not cosigned by 2 witnesses")
-    djms("anchor", "witness", "collect", *cosigned_by(djms, 0, 1, size=8), "--anchor", "log")
+    done = djms("anchor", "witness", "collect", *cosigned_by(djms, 0, 1, size=11), "--anchor", "log")
+    assert done.code == 0, done.err
     assert djms("anchor", "witness", "cosign", "w", "--log", "log").code == 0
 
 
