@@ -205,8 +205,8 @@ def cross_check(by_accountant: Mapping[str, float], site: str) -> None:
     Measured on 540 random compositions of one to four kinds of release (σ 0.2 to 1000, rates 1e-4 to 1, up to 10,000
     steps of each, δ 1e-9 to 1e-3) with dp-accounting 0.6.0 and Opacus 1.6.0: PLD was never above RDP while that is at
     most `LARGEST_COMPARED`; Opacus was never more than 1e-9 above RDP, and below it by less than 1e-6 up to ε = 1,
-    0.5 % up to 10, 10 % up to 100 and 16 % beyond. Larger gaps up to 10 were found since, all near ε = 10 at δ near 1e-3:
-    2.9 % (σ 2.625, rate 0.28125, 375 steps, δ 8.5e-4), and 2.0 % as the largest of 153 more drawn at random.
+    0.5 % up to 10, 10 % up to 100 and 16 % beyond. Larger gaps up to 10 were found since, all near ε = 10 at δ near
+    1e-3: 2.9 % (σ 2.625, rate 0.28125, 375 steps, δ 8.5e-4), and 2.0 % as the largest of 153 more drawn at random.
     """
     rdp, pld, opacus = (by_accountant.get(name) for name in ("rdp", "pld", "opacus"))
     if rdp is None or math.isnan(rdp):
