@@ -24,7 +24,7 @@ from federation.ledgers import ledger_folders
 from federation.processes import HOST, Processes, free_ports
 from federation.witnesses import witness_folders
 from server.app import ERROR_FILE
-from server.job import Job
+from server.job import RUNS_VARIABLE, Job
 from server.outcome import RESULT_FILE, ROUNDS_FILE
 
 _FEDERATION = "djms-loopback"
@@ -78,7 +78,9 @@ class Loopback:
             self._home = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="djms-flower-")))
             self._job, folders = resources.enter_context(identities_for(self._job))
             self._keys = dict(zip(self._job.sites, folders, strict=True)) if folders is not None else {}
-            self._processes = resources.enter_context(Processes(logs, self._home))
+            runs = self._home / "runs"
+            self._job.write(runs)
+            self._processes = resources.enter_context(Processes(logs, self._home, {RUNS_VARIABLE: str(runs)}))
             self._runtime, self._fleet = free_ports(2)
             self._processes.start(
                 "superlink",
@@ -165,8 +167,7 @@ def _as_said(sentence: str) -> RunError:
 def _write_configuration(home: Path, port: int, job: Job) -> None:
     connection = f'[superlink.{_FEDERATION}]\naddress = "{HOST}:{port}"\ninsecure = true\n'
     (home / "config.toml").write_text(connection, encoding="utf-8")
-    run = "".join(f"{key} = {json.dumps(value)}\n" for key, value in job.to_run_config().items())
-    (home / "run.toml").write_text(run, encoding="utf-8")
+    (home / "run.toml").write_text(f"run = {json.dumps(job.run)}\n", encoding="utf-8")
 
 
 def _app_directory() -> Path:

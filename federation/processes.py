@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from common.errors import RunError
 
@@ -22,10 +23,11 @@ _START_SECONDS = 90.0
 class Processes:
     """Processes started by this run, each with its log; all of them end with the `with` block."""
 
-    def __init__(self, logs: Path, home: Path) -> None:
+    def __init__(self, logs: Path, home: Path, more: Mapping[str, str] = MappingProxyType({})) -> None:
+        """`more` are environment variables of theirs besides Flower's."""
         self._logs = logs
         self._started: dict[str, subprocess.Popen[bytes]] = {}
-        self._environment = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"}
+        self._environment = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", **more}
         self._environment.setdefault(
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.2"
         )  # Flower's own second is paid a message
