@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from flwr.app import RecordDict
-from flwr.common.serde import record_dict_from_proto, record_dict_to_proto
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from google.protobuf.message import DecodeError
 
@@ -37,7 +37,7 @@ class Contexts:
         if not path.is_file():
             return RecordDict()
         try:
-            return record_dict_from_proto(RecordDictProto.FromString(path.read_bytes()))
+            return recorddict_from_proto(RecordDictProto.FromString(path.read_bytes()))
         except (DecodeError, ValueError):
             raise InputError(
                 "what this site remembers of the run is damaged",
@@ -49,7 +49,7 @@ class Contexts:
         """Put the state of the run on disk, in place of what was there."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with atomic_path(self._path(run)) as path:
-            path.write_bytes(record_dict_to_proto(state).SerializeToString())
+            path.write_bytes(recorddict_to_proto(state).SerializeToString())
 
     def forget_old(self) -> None:
         """Remove states that nothing was added to for a year."""
