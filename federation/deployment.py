@@ -17,8 +17,8 @@ from pathlib import Path
 from client.app import LEDGER_KEY, TABLE_KEY
 from client.secure_aggregation import KEYS_KEY
 from client.witness import WITNESS_KEY
+from common.bundle import app_directory
 from common.errors import InputError, RunError
-from federation.bundle import app_directory
 from federation.identities import identities_for
 from federation.ledgers import ledger_folders
 from federation.processes import HOST, Processes, free_ports

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.bundle import bundle_sha256
 from common.errors import DjmsError, RunError
-from federation.bundle import bundle_sha256
 from federation.identities import identities_for
 from federation.ledgers import ledger_folders
 from federation.witnesses import witness_folders

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import server
+import common
 
 
 def app_directory() -> Path | None:
     """The project's root, which holds the Flower app's description; None where DJMS is installed without it."""
-    root = Path(str(server.__file__)).parent.parent
+    root = Path(str(common.__file__)).parent.parent
     return root if (root / "pyproject.toml").is_file() else None
 
 
