@@ -61,7 +61,8 @@ def create_app(
         return None if folder is None else Path(str(folder))
 
     def name_of(context: Context) -> str:
-        return table_of(context).stem
+        keys = keys_of(context)
+        return table_of(context).stem if keys is None else keys.identity.name
 
     def answer(message: Message, context: Context) -> Message:
         def learned() -> Message:

@@ -3,8 +3,8 @@
     approved/<sha256>.json   one bundle: when it was approved, and the SHA-256 of each file in it
     offered.json             the last bundle that a coordinator came with and that was not approved, as a listing
 
-A bundle that comes with a run is never unpacked or run: its hash says which code the coordinator means, and what runs is
-what is installed here. So a bundle can be approved when it is the one that the installed code makes.
+A bundle that comes with a run is never unpacked or run: its hash says which code the coordinator means, and what runs
+is what is installed here. So a bundle can be approved when it is the one that the installed code makes.
 """
 
 from __future__ import annotations

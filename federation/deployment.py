@@ -19,9 +19,9 @@ from client.secure_aggregation import KEYS_KEY
 from client.witness import WITNESS_KEY
 from common.bundle import app_directory
 from common.errors import InputError, RunError
+from common.processes import HOST, Processes, free_ports
 from federation.identities import identities_for
 from federation.ledgers import ledger_folders
-from federation.processes import HOST, Processes, free_ports
 from federation.witnesses import witness_folders
 from server.app import ERROR_FILE
 from server.job import RUNS_VARIABLE, Job

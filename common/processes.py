@@ -1,4 +1,4 @@
-"""Processes that a run starts on this machine, and ends, whatever happens."""
+"""Flower's processes on this machine: started here with their logs, and ended here, whatever happens."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ _START_SECONDS = 90.0
 
 
 class Processes:
-    """Processes started by this run, each with its log; all of them end with the `with` block."""
+    """Processes started here, each with its log; all of them end with the `with` block."""
 
     def __init__(self, logs: Path, home: Path, more: Mapping[str, str] = MappingProxyType({})) -> None:
         """`more` are environment variables of theirs besides Flower's."""
         self._logs = logs
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", **more}
+        self._environment.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
         self._environment.setdefault(
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.2"
         )  # Flower's own second is paid a message
@@ -65,6 +66,10 @@ class Processes:
             )
         self._started[name] = process
         return process
+
+    def has_ended(self, name: str) -> bool:
+        """Whether a process that was started is no more."""
+        return self._started[name].poll() is not None
 
     def kill(self, name: str) -> None:
         """End a process and its children at once, as a power cut would; it may be started again."""
