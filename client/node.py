@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 
 from flwr.app import Context, Error, Message
@@ -44,6 +45,7 @@ POLL_SECONDS = 0.5
 """Faster polling makes the server slower: it writes to its database at each."""
 
 NODE, _NODE_FILE, _STATUS_FILE = "node", "node.json", "status.json"
+_HEAVY = "client.learning"
 _LOG = logging.getLogger(__name__)
 
 
@@ -102,6 +104,7 @@ class SiteNode:
             raise RunError("this site is running already", where=self._site.folder, remedy="see `djms client status`")
         try:
             self._contexts.forget_old()
+            import_module(_HEAVY)  # seconds that the first round would wait for
             while self._connected():
                 _LOG.info("new keys are in use; connecting with them")
         except (KeyboardInterrupt, Stopped):

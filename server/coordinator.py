@@ -13,11 +13,13 @@ so they outlive a SuperLink that is back within some seconds.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import os
 import secrets
 import signal
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ _TOKEN, _SECRET, _ADDRESS, _PROCESS = "control.token", "superexec.secret", "cont
 _LINK, _STARTER = "superlink", "starter"
 _LOOK_SECONDS = 2.0
 _LONGEST_PAUSE = 30.0
+_TAKEN_SECONDS = 5.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -139,11 +142,22 @@ class Coordinator:
         for name in (_TOKEN, _SECRET):
             if not (folder / name).is_file():
                 files.write(folder / name, f"{secrets.token_hex(32)}\n".encode("ascii"))
-        port = free_ports(1)[0]
-        files.write(folder / _ADDRESS, f"{HOST}:{port}\n".encode("ascii"))
+        self._port = self._free_port()
+        files.write(folder / _ADDRESS, f"{HOST}:{self._port}\n".encode("ascii"))
         files.write(folder / _PROCESS, f"{os.getpid()}\n".encode("ascii"))
         files.settle()
-        self._port = port
+
+    def _free_port(self) -> int:
+        """The Control API's last port where it is free: a run that survived looks for it there."""
+        path = self._places.superlink / _ADDRESS
+        if path.is_file():
+            last = int(path.read_text(encoding="ascii").strip().rpartition(":")[2])
+            limit = time.monotonic() + _TAKEN_SECONDS  # a server that was killed takes a moment to vanish
+            while time.monotonic() < limit:
+                with contextlib.suppress(OSError), socket.create_server((HOST, last)):
+                    return last
+                time.sleep(0.2)
+        return free_ports(1)[0]
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -179,6 +193,7 @@ class Coordinator:
             *("--runtime-api-address", f"{HOST}:{self._port}"),
             *("--root-certificates", str(self._federation.folder / CA_FILE)),
             *("--superexec-auth-secret-file", str(self._places.superlink / _SECRET)),
+            *("--parent-pid", str(os.getpid())),
         )
 
     def _look_after(self, processes: Processes) -> None:

@@ -96,8 +96,20 @@ class _Lighter:
             self._count(state, one, bytes_sent=all_sent, bytes_recv=all_received)
 
 
+def _end_with(parent: int) -> None:
+    """End at once when the process that started this one is gone: another would find the ports taken."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_EVERY_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
 def main() -> None:
     """Run the SuperLink with the arguments of `flower-superlink`."""
+    _end_with(os.getppid())
     os.umask(0o077)
     token = Path(os.environ[CONTROL_TOKEN]).read_text(encoding="ascii").strip()
     if not token:
