@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -64,11 +65,23 @@ def create_app(
         keys = keys_of(context)
         return table_of(context).stem if keys is None else keys.identity.name
 
+    def require_allowed(message: Message, context: Context, ledger: Path | None) -> None:
+        keys = keys_of(context)
+        if keys is None:
+            return
+        from client.budget import BUDGET_FILE, read_budget
+        from client.limits import require_within
+
+        delta = None if ledger is None else read_budget(ledger / BUDGET_FILE).delta
+        require_within(keys.file, cast(ConfigRecord, message.content[names.CONFIG]), delta=delta)
+
     def answer(message: Message, context: Context) -> Message:
         def learned() -> Message:
+            ledger = folder_of(context, ledgers, LEDGER_KEY)
+            require_allowed(message, context, ledger)
             from client.learning import answer as learn  # seconds of imports that only these messages need
 
-            return learn(message, table_of(context), folder_of(context, ledgers, LEDGER_KEY))
+            return learn(message, table_of(context), ledger)
 
         return answered(message, name_of(context), learned)
 

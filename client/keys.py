@@ -10,6 +10,7 @@ Nothing in this folder is ever sent; what travels is made with it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,8 @@ IDENTITY_FILE = "identity.pem"
 ROSTER_FILE = "roster.yaml"
 FEDERATION_FILE = "federation.pem"
 SITE_FILE = "site.yaml"
+LOGISTIC = "logistic"
+_MODEL = rf"^({LOGISTIC}|[1-9][0-9]*(-[1-9][0-9]*)*)$"
 
 
 class SiteFile(BaseModel):
@@ -47,6 +50,8 @@ class SiteFile(BaseModel):
     tolerated_colluders: Annotated[int, Field(ge=0)] = 0
     max_people: Annotated[int, Field(ge=1, le=2**24)] = SecureAggregationSettings().max_people
     value_bound: Annotated[float, Field(gt=0)] = SecureAggregationSettings().value_bound
+    max_run_epsilon: Annotated[float, Field(gt=0)] | None = None
+    models: tuple[Annotated[str, Field(pattern=_MODEL)], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,12 @@ class SiteKeys:
     identity: Identity
     roster: Roster
     limits: Limits
+    file: SiteFile
+
+
+def model_name(hidden: Iterable[int]) -> str:
+    """What `site.yaml` calls a model: `logistic`, or the units of its hidden layers, such as `32-16`."""
+    return "-".join(str(units) for units in hidden) or LOGISTIC
 
 
 def read_site_keys(directory: Path) -> SiteKeys:
@@ -93,7 +104,7 @@ def _read(directory: str, _changed: tuple[int, ...]) -> SiteKeys:
         tolerated_colluders=site.tolerated_colluders,
         least_bounds=bounds(site.max_people, site.value_bound),
     )
-    return SiteKeys(identity, roster, limits)
+    return SiteKeys(identity, roster, limits, site)
 
 
 def _site_file(path: Path) -> SiteFile:

@@ -17,6 +17,8 @@ _LIMITS = {
     "tolerated_colluders": "take part only where so many sites may work with the coordinator and learn nothing",
     "max_people": "bounds of what this site sends: people,",
     "value_bound": "and the size of a value",
+    "max_run_epsilon": "the most that one run may cost this site's people, null for no more than the budget says",
+    "models": "models that may be trained, e.g. [logistic, 32-16], null for any",
 }
 
 

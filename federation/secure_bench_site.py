@@ -17,7 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from client.keys import SiteKeys
+from client.keys import SiteFile, SiteKeys
 from client.secure_aggregation import SecureSite
 from common import messages as names
 from common import secure_vector as vector
@@ -99,7 +99,7 @@ def _name_of(context: Context) -> str:
 
 def _keys(folder: str, name: str, limits: Limits) -> SiteKeys:
     identity = Identity.from_pem(name, (Path(folder) / f"{name}.pem").read_bytes())
-    return SiteKeys(identity, _roster(folder), limits)
+    return SiteKeys(identity, _roster(folder), limits, SiteFile(name=identity.name))
 
 
 @lru_cache(maxsize=1)
