@@ -14,6 +14,7 @@ from common.errors import InputError, RunError
 from common.model import ModelCard
 from common.run_terms import RunTerms
 from common.settings import Settings
+from server.app import ERROR_FILE
 from server.control import FINISHED, Control, FlowerRun
 from server.coordinator import Places
 from server.federation_folder import LOG, LOG_KEYS, FederationFolder
@@ -57,9 +58,17 @@ def new_job(federation: FederationFolder, settings: Settings, *, labels: str, sy
 def submit(federation: FederationFolder, control: Control, job: Job, application: Path) -> Submitted:
     """Start a run, or one that was interrupted again, with the application in a folder.
 
-    Raises RunError while another run is going.
+    What is left of the same run at the SuperLink is stopped. Raises RunError while another run is going.
     """
-    _require_no_other(control)
+    for other in (one for one in control.runs() if one.status != FINISHED):
+        if other.name != job.run:
+            raise RunError(
+                f"the run {other.name} is still going",
+                where="server",
+                remedy=f"wait for its end, or stop it with `djms server stop {other.name}`",
+            )
+        control.stop(other.id)
+    (job.output / ERROR_FILE).unlink(missing_ok=True)
     edition = federation.newest_text()
     if edition is None:
         raise InputError("the federation has no sites", where=federation.folder, remedy="add some first")
@@ -93,12 +102,3 @@ def stop_run(control: Control, run: str) -> None:
 def going(control: Control) -> FlowerRun | None:
     """The run that is going now, or None."""
     return next((one for one in control.runs() if one.status != FINISHED), None)
-
-
-def _require_no_other(control: Control) -> None:
-    if (other := going(control)) is not None:
-        raise RunError(
-            f"the run {other.name} is still going; the SuperLink takes up to a minute to notice one that died",
-            where="server",
-            remedy=f"wait for its end, or stop it with `djms server stop {other.name}`",
-        )

@@ -12,10 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from joined_federation import SITES, added, new_site, newest
@@ -42,12 +43,22 @@ def until(what: str, holds: Callable[[], bool], *, seconds: float) -> None:
 class LiveFederation:
     """One server and its sites, as folders and processes."""
 
-    def __init__(self, folder: Path, tables: dict[str, Path], *, names: Sequence[str] = SITES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tables: dict[str, Path],
+        *,
+        names: Sequence[str] = SITES,
+        host: str = "127.0.0.1",
+        namespaces: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`namespaces` are network namespaces, by the name of a site or `server`, that processes are started in."""
         self.folder = folder
         self.tables = tables
+        self.namespaces = namespaces
         self.port = free_ports(1)[0]
         self.coordinator = FederationFolder.create(
-            folder / "coordinator", "Prova", f"127.0.0.1:{self.port}", now=datetime.now(UTC)
+            folder / "coordinator", "Prova", f"{host}:{self.port}", now=datetime.now(UTC)
         )
         from flwr.cli.build import build_fab_from_disk
 
@@ -182,6 +193,9 @@ class LiveFederation:
                 process.wait()
                 raise AssertionError(f"{name} did not end when asked to") from None
 
+    def _within(self, name: str) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", self.namespaces[name]) if name in self.namespaces else ()
+
     def _failed(self, name: str) -> bool:
         code = self.processes[name].poll()
         assert code is None, f"{name} ended with {code}: {self.said(name)[-2000:]}"
@@ -190,7 +204,7 @@ class LiveFederation:
     def _start(self, name: str, *arguments: object) -> None:
         with self.log_of(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*_DJMS, *map(str, arguments)],
+                [*self._within(name), *_DJMS, *map(str, arguments)],
                 cwd=self.folder,
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
