@@ -26,7 +26,7 @@ from anchoring.checkpoint import open_checkpoint
 from anchoring.errors import AnchoringError
 from anchoring.manifest import RoundRecord
 from common import messages as names
-from common.errors import InputError
+from common.errors import InputError, RunError
 from common.evaluation_sums import EvaluationSums
 from common.files import atomic_path
 from common.model import from_array_record, sha256_of, to_array_record
@@ -34,7 +34,7 @@ from server.commitments import Commitments, Committed
 from server.exchange import site_of, sort_replies
 from server.job import Job
 from server.secure_aggregation import Ask
-from server.wrapper import Release, Wrapper
+from server.wrapper import Past, Release, Wrapper
 
 RECEIPTS_FOLDER = "receipts"
 PSEUDONYMS_FILE = "pseudonyms.json"
@@ -73,6 +73,29 @@ class Anchored(Wrapper):
         self._left_out: tuple[str, ...] = ()
         with atomic_path(job.output / PSEUDONYMS_FILE) as path:  # first: a run that dies is to be understood, too
             path.write_text(json.dumps(self._commitments.pseudonyms, indent=2) + "\n", encoding="utf-8")
+
+    def memory(self) -> dict[str, Any]:
+        """The rounds that no manifest tells of yet."""
+        waiting = {str(number): done.to_json() for number, done in self._waiting.items()}
+        return {**super().memory(), "anchoring": {"waiting": waiting}}
+
+    def resume(self, past: Past) -> None:
+        """Go on after what the log tells of the run. Raises RunError where that is not what happened."""
+        super().resume(past)
+        self._commitments.resume()
+        for manifest in (one.manifest for one in self._commitments.made):
+            if manifest.round and past.hashes.get(manifest.round) != manifest.model_sha256:
+                raise RunError(
+                    f"the log tells of another model after round {manifest.round} than the run's folder, or the folder "
+                    "is older than the log",
+                    where=self._job.output,
+                    remedy="restore the run's folder as it was last, or start another run",
+                )
+            self._recorded = manifest.round
+        self._sent_since = self._job.settings.anchoring.anchor_every_n  # sites may have had what nobody remembers
+        for number, content in past.memory.get("anchoring", {}).get("waiting", {}).items():
+            if int(number) > self._recorded and int(number) in past.hashes:
+                self._waiting[int(number)] = _Finished.from_json(content, past.model(int(number)))
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -222,7 +245,7 @@ class Anchored(Wrapper):
     def _ask_what_was_seen(self, nodes: Iterable[int], grid: Grid) -> None:
         """Ask sites that were not asked yet; what they cosigned before, and nobody kept, is kept now."""
         self._anchor.log.refresh()
-        others = self._anchor.log.size - len(self._commitments.made)
+        others = self._anchor.log.size - self._commitments.entries
         if others != self._others:  # somebody else wrote, perhaps another run, which the same sites may watch
             self._others = others
             self._seen.clear()
@@ -303,6 +326,17 @@ class _Finished:
             return  # sums that nobody can have: such a round is abandoned, and has no metrics
         known = {name: float(value) for name, value in values.items() if value is not None}
         self.evaluation = {name: value for name, value in known.items() if math.isfinite(value)}
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the model."""
+        return {"participants": self.participants, "weight": self.weight, "evaluation": self.evaluation}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], arrays: ArrayRecord) -> _Finished:
+        """What `to_json` gave."""
+        done = cls(arrays, tuple(content["participants"]), None)
+        done.weight, done.evaluation = content["weight"], content["evaluation"]
+        return done
 
 
 def _question(node: int, content: RecordDict) -> Message:

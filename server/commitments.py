@@ -2,12 +2,14 @@
 
 A manifest covers all rounds since the one before it. A round whose model was never used for the next message counts as
 abandoned: what is committed is what happened, not what was about to happen.
+
+Committing is idempotent: a manifest that stands in the log already, to the last byte, is found there and not added
+again, so a run that is taken up anew from its start leaves the log as it was.
 """
 
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +17,8 @@ from typing import Any
 import rfc8785
 
 from anchoring.anchor_folder import AnchorFolder
-from anchoring.manifest import PrivacyRecord, RoundManifest, RoundRecord, pseudonym
+from anchoring.manifest import ROUND_TYPE, PrivacyRecord, RoundManifest, RoundRecord, pseudonym, type_of
+from common.errors import RunError
 from common.exact_json import exact_json
 from common.model import ModelCard, Parameters, to_bytes
 from common.settings import Settings
@@ -43,13 +46,24 @@ class Commitments:
     def __init__(self, anchor: AnchorFolder, job: Job) -> None:
         self._anchor = anchor
         self._job = job
-        self._salt = secrets.token_bytes(32)
+        self._salt = job.token("pseudonyms")
+        self._indices = _entries_of(anchor, job.run)
         self.made: list[Committed] = []
 
     @property
     def last(self) -> Committed | None:
         """The newest one, None before the first."""
         return self.made[-1] if self.made else None
+
+    @property
+    def entries(self) -> int:
+        """How many entries of the log are of this run, those that are to be found again among them."""
+        return len(self._indices)
+
+    def resume(self) -> None:
+        """Go on after the manifests that stand in the log, but for that of a released model: it is made again."""
+        found = [Committed(index, RoundManifest.from_bytes(entry)) for entry, index in self._indices.items()]
+        self.made = sorted((one for one in found if not one.manifest.released), key=lambda one: one.index)
 
     @property
     def pseudonyms(self) -> dict[str, str]:
@@ -98,10 +112,22 @@ class Commitments:
             privacy=self._privacy(events),
             previous=None if self.last is None else self.last.manifest.sha256,
         )
-        self._anchor.store.put(manifest.to_bytes())
-        (index,) = self._anchor.append([manifest.to_bytes()])
-        self.made.append(Committed(index, manifest))
+        entry = manifest.to_bytes()
+        if entry not in self._indices:
+            self._require_first(released)
+            self._anchor.store.put(entry)
+            (self._indices[entry],) = self._anchor.append([entry])
+        self.made.append(Committed(self._indices[entry], manifest))
         return self.made[-1]
+
+    def _require_first(self, released: bool) -> None:
+        """Raise RunError for a second released model, which can only come of something that changed under the run."""
+        if released and any(RoundManifest.from_bytes(entry).released for entry in self._indices):
+            raise RunError(
+                "the run's released model is in the log already, and this one is another",
+                where=self._anchor.folder,
+                remedy="resume the run with the version of DJMS that released it",
+            )
 
     def _privacy(self, events: Sequence[PrivacyEvent]) -> PrivacyRecord | None:
         """What the events cost the people of the site that paid most; the ledger is stored under pseudonyms."""
@@ -122,6 +148,17 @@ class Commitments:
 
     def _hidden(self, sites: set[str]) -> tuple[str, ...]:
         return tuple(sorted(pseudonym(self._salt, site) for site in sites))
+
+
+def _entries_of(anchor: AnchorFolder, run: str) -> dict[bytes, int]:
+    """The run's manifests in the log, and where they stand."""
+    named = rfc8785.dumps(run)  # most entries are of other runs, and looked at no further
+    found = ((index, entry) for index, entry in enumerate(anchor.log.entries()) if named in entry)
+    return {
+        entry: index
+        for index, entry in found
+        if type_of(entry) == ROUND_TYPE and RoundManifest.from_bytes(entry).run == run
+    }
 
 
 def settings_sha256(settings: Settings) -> str:

@@ -13,13 +13,16 @@ The noise multiplier is solved from the run's ε before the first round. Rules k
 * a round whose events would take a site past the run's ε is not started;
 * every site in a round's sum has said which event it executed, and one that costs more than was asked, or none, ends
   the run: what was not executed is not claimed; where the coordinator adds the noise, its own events count instead;
-* a site whose answer came and did not enter the sum counts as well.
+* a site whose answer came and did not enter the sum counts as well;
+* where the coordinator was killed during a round, every site counts for it with all that was asked: nobody knows what
+  was executed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -35,7 +38,14 @@ from privacy.distributed_noise import TAIL
 from privacy.events import NOISED_BY_COORDINATOR, EventRefused, PrivacyEvent, training_event
 from privacy.planning import solve_noise_multiplier
 from server.exchange import site_of, sort_replies
-from server.wrapper import Wrapper
+from server.wrapper import Past, Wrapper
+
+INTERRUPTED_TRAINING = "interrupted-training"
+"""Purpose of the events of a round whose coordinator was killed: the most that can have been executed."""
+
+
+class NotPrivate(RunError):
+    """A site executed other noise than was asked for: whatever follows, the run cannot be called private."""
 
 
 class DifferentiallyPrivate(Wrapper):
@@ -56,6 +66,24 @@ class DifferentiallyPrivate(Wrapper):
     def events(self) -> tuple[PrivacyEvent, ...]:
         """What was executed, by sites' word or by the coordinator's own, in the order of rounds."""
         return tuple(event for executed in self._events.values() for event in executed.values())
+
+    def memory(self) -> dict[str, Any]:
+        """The number of people, of the last finished round."""
+        return {**super().memory(), "differential_privacy": {"people": self._people}}
+
+    def resume(self, past: Past) -> None:
+        """Count what was executed before."""
+        super().resume(past)
+        for event in past.events:
+            self._events.setdefault(event.round, {})[event.site] = event
+        self._people = int(past.memory.get("differential_privacy", {}).get("people", 0))
+
+    def interrupted(self, server_round: int, sites: Collection[str]) -> None:
+        """Count the round as executed at all these sites, and at those that ever executed something."""
+        super().interrupted(server_round, sites)
+        asked = sorted({*sites, *(event.site for event in self.events)})
+        promised = (self._promised(site, server_round) for site in asked)
+        self._events[server_round] = {one.site: replace(one, purpose=INTERRUPTED_TRAINING) for one in promised}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -135,7 +163,7 @@ class DifferentiallyPrivate(Wrapper):
             what = "added less noise than was asked for"
         else:
             return
-        raise RunError(
+        raise NotPrivate(
             f"{site} {what}, so the run cannot be called private",
             where=f"round {server_round}",
             remedy="find out which version of DJMS that site runs; the model was not written",
@@ -170,7 +198,7 @@ def _events_in(replies: Sequence[Message], server_round: int) -> dict[str, Priva
         try:
             event = PrivacyEvent.from_json(exact_json(str(record[names.EVENT_KEY])))
         except (ValueError, EventRefused) as error:
-            raise RunError(
+            raise NotPrivate(
                 f"{site_of(reply)} sent a privacy event that is none",
                 where=f"round {server_round}",
                 remedy="find out which version of DJMS that site runs",

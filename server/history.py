@@ -12,6 +12,8 @@ from common.metrics import METRICS
 
 FINISHED: Final = "finished"
 ABANDONED: Final = "abandoned"
+INTERRUPTED: Final = "the coordinator was interrupted"
+"""Reason of a round that no site is to blame for."""
 COLUMNS: Final = (
     *("round", "status", "seconds", "sites", "people", "train_loss", "model_sha256", "threshold"),
     *METRICS,
@@ -55,8 +57,11 @@ class History:
             reason=reason,
         )
 
-    def abandon(self, number: int, *, seconds: float, sites: int, model_sha256: str, reason: str) -> None:
-        """A round after which the model is what it was; `sites` had replied with a result."""
+    def abandon(self, number: int, *, seconds: float | None, sites: int, model_sha256: str, reason: str) -> None:
+        """A round after which the model is what it was; `sites` had replied with a result.
+
+        `seconds` is None where nobody knows how long it took.
+        """
         self._add(number, ABANDONED, seconds, sites, model_sha256=model_sha256, reason=reason)
 
     def evaluated(self, sums: EvaluationSums) -> float:
@@ -82,15 +87,16 @@ class History:
 
     @property
     def abandoned_in_a_row(self) -> int:
-        """How many of the last rounds were abandoned, one after the other."""
+        """How many of the last rounds were abandoned, one after the other, but for interrupted ones."""
         finished = [index for index, row in enumerate(self.rows, start=1) if row["status"] == FINISHED]
-        return len(self.rows) - max(finished, default=0)
+        return sum(row["reason"] != INTERRUPTED for row in self.rows[max(finished, default=0) :])
 
     def to_frame(self) -> pd.DataFrame:
         """The rows as a table with the columns `COLUMNS`; whole numbers stay whole beside empty cells."""
         return pd.DataFrame(self.rows, columns=list(COLUMNS)).astype({"people": "Int64"})
 
-    def _add(self, number: int, status: str, seconds: float, sites: int, **more: Any) -> None:
+    def _add(self, number: int, status: str, seconds: float | None, sites: int, **more: Any) -> None:
         empty = dict.fromkeys(COLUMNS)
-        values = {"round": number, "status": status, "seconds": round(seconds, 3), "sites": sites, "reason": ""}
+        taken = None if seconds is None else round(seconds, 3)
+        values = {"round": number, "status": status, "seconds": taken, "sites": sites, "reason": ""}
         self.rows.append({**empty, **values, **more})

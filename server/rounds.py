@@ -64,7 +64,7 @@ def run(grid: Grid, job: Job) -> None:
     def ask(asked_on: Grid, asked: Iterable[Message]) -> list[Message]:
         return _ask(asked_on, asked, job)
 
-    strategy = anchored(build_strategy(settings, job.sites, job.roster, ask, job.run), job, ask)
+    strategy = anchored(build_strategy(settings, job.sites, job.roster, ask, job.run, job.token), job, ask)
     private = settings.privacy.differential_privacy
     arrays = to_array_record(parameters_of(MatchingModel(settings.hidden, seed=settings.seed, from_zero=private)))
     history = History()

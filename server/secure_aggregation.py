@@ -27,7 +27,7 @@ from privacy.secure_aggregation.errors import CohortTooSmall, ProtocolError
 from server.abandoned import RoundAbandoned
 from server.exchange import payload_of, payload_question, refusal_kind_of, shortened, sort_replies
 from server.secure_set_up import SetUps
-from server.wrapper import Wrapper
+from server.wrapper import Past, Wrapper
 
 Ask = Callable[[Grid, Iterable[Message]], list[Message]]
 """Sends messages to sites and returns the replies that came in time."""
@@ -86,6 +86,17 @@ class SecureAggregation(Wrapper):
     def protection(self) -> dict[str, Any] | None:
         """The last set-up: its cohort, threshold and bounds, and how many sums were made under masks."""
         return self._set_ups.summary(self._sums)
+
+    def memory(self) -> dict[str, Any]:
+        """What protected the sums so far."""
+        return {**super().memory(), "secure_aggregation": self.protection}
+
+    def resume(self, past: Past) -> None:
+        """Count the sums that were made before; what sites have of them is of no use any more."""
+        super().resume(past)
+        if (before := past.memory.get("secure_aggregation")) is not None:
+            self._sums = int(before["sums"])
+            self._set_ups.resume(before)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -21,6 +21,8 @@ from privacy.secure_aggregation.terms import PROTOCOL, SegmentTerms, Terms
 from server.exchange import payload_of, payload_question, shortened, site_of, sort_replies
 
 Ask = Callable[[list[Message]], list[Message]]
+Token = Callable[[str], bytes]
+"""Gives 32 bytes for a purpose: the same again for the same purpose, where a run can be taken up anew."""
 
 _SECOND_CHANCE = 5
 """Sums after which a set-up is renewed for a site that was there and did not get into it."""
@@ -46,17 +48,27 @@ class Current:
         return self.set_up.begin_for(site) if site in self.waiting else None
 
 
-class SetUps:
-    """The set-ups of one run; `left_out` says why sites are not in the last one."""
+def fresh(_purpose: str) -> bytes:
+    """A `Token` for runs that nobody takes up anew: other bytes each time."""
+    return secrets.token_bytes(32)
 
-    def __init__(self, settings: Settings, roster: Roster) -> None:
+
+class SetUps:
+    """The set-ups of one run; `left_out` says why sites are not in the last one.
+
+    What the set-ups call the run comes from `token`. It must be another where sites may have answered a set-up of that
+    number already with other keys than those that are asked for now.
+    """
+
+    def __init__(self, settings: Settings, roster: Roster, token: Token = fresh) -> None:
         self._settings = settings
         self._roster = roster
-        self._run = secrets.token_hex(16)
+        self._run = token("secure aggregation")[:16].hex()
         self._made = 0
         self._tried: frozenset[int] = frozenset()
         self._current: Current | None = None
         self._last: SetUp | None = None
+        self._before: Mapping[str, Any] | None = None
         self.left_out: tuple[str, ...] = ()
 
     def for_slot(self, slot: int, nodes: Collection[int], arrays: ArrayRecord, ask: Ask) -> Current:
@@ -94,6 +106,8 @@ class SetUps:
 
     def summary(self, sums: int) -> dict[str, Any] | None:
         """What protected `sums` sums: the last set-up's numbers, or None where none was ever in use."""
+        if self._last is None and self._before is not None:
+            return {**self._before, "sums": sums}
         if self._last is None or not sums:
             return None
         found = self._last.topology.neighbourhood
@@ -111,6 +125,11 @@ class SetUps:
             # Powers of two; null where the assumed numbers of colluding and vanishing sites cannot do harm at all.
             **{f"log2_{key}": round(value, 1) if math.isfinite(value) else None for key, value in bounds.items()},
         }
+
+    def resume(self, summary: Mapping[str, Any]) -> None:
+        """Go on counting after the set-ups of a former execution, whose last `summary` this is."""
+        self._before = dict(summary)
+        self._made = int(summary["set_ups"])
 
     def _make(self, slot: int, nodes: Collection[int], arrays: ArrayRecord, ask: Ask) -> Current:
         self._made += 1

@@ -26,24 +26,29 @@ from server.central_noise import CentralNoise
 from server.differential_privacy import DifferentiallyPrivate, noise_multiplier
 from server.exchange import site_of, sort_replies
 from server.secure_aggregation import Ask, SecureAggregation
-from server.secure_set_up import SetUps
+from server.secure_set_up import SetUps, Token, fresh
 from server.wrapper import Wrapper
 
 
-def build_strategy(settings: Settings, sites: Collection[str], roster: Roster | None, ask: Ask, run: str) -> Wrapper:
+def build_strategy(
+    settings: Settings, sites: Collection[str], roster: Roster | None, ask: Ask, run: str, token: Token = fresh
+) -> Wrapper:
     """The strategy that `federated.aggregator` names, with the wrappers that the settings ask for.
 
-    `run` is the run's name in privacy ledgers. Raises InputError when secure aggregation is asked for and there is no
-    roster to check keys with, and PlanRefused where no noise keeps the privacy that is asked for.
+    `run` is the run's name in privacy ledgers, and `token` gives what is drawn by chance. Raises InputError when secure
+    aggregation is asked for and there is no roster to check keys with, and PlanRefused where no noise keeps the privacy
+    that is asked for.
     """
-    summed = _summed(settings, sites, roster, ask, run)
+    summed = _summed(settings, sites, roster, ask, run, token)
     if not settings.privacy.differential_privacy:
         return summed
     rounds = settings.federated.rounds
     return DifferentiallyPrivate(summed, settings.privacy, run=run, rounds=rounds, sites=len(sites))
 
 
-def _summed(settings: Settings, sites: Collection[str], roster: Roster | None, ask: Ask, run: str) -> Wrapper:
+def _summed(
+    settings: Settings, sites: Collection[str], roster: Roster | None, ask: Ask, run: str, token: Token
+) -> Wrapper:
     dp = settings.privacy.dp
     whole_sites = settings.privacy.differential_privacy and dp.unit == "site"
     common: dict[str, Any] = {
@@ -79,7 +84,7 @@ def _summed(settings: Settings, sites: Collection[str], roster: Roster | None, a
             remedy="give the run the federation's roster, or switch privacy.secure_agg off",
         )
     least = units_to_trim(settings.federated.trim) if settings.federated.aggregator == "trimmed_mean" else 1
-    return SecureAggregation(FixedOrder(inner), SetUps(settings, roster), ask, least_sums=least)
+    return SecureAggregation(FixedOrder(inner), SetUps(settings, roster, token), ask, least_sums=least)
 
 
 def sum_metrics(contents: list[RecordDict], _weight_key: str) -> MetricRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,19 @@ class Release:
     parameters: Parameters
     card: ModelCard
     metrics: Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class Past:
+    """What former executions of a run leave to this one: what strategies noted, and what was executed, by rounds.
+
+    `hashes` are the model's after each round, finished or abandoned; `model` gives that of a finished one.
+    """
+
+    memory: Mapping[str, Any]
+    events: tuple[PrivacyEvent, ...]
+    hashes: Mapping[int, str]
+    model: Callable[[int], ArrayRecord]
 
 
 class Wrapper(Strategy):
@@ -53,6 +66,20 @@ class Wrapper(Strategy):
     def anchoring(self) -> dict[str, Any] | None:
         """What of the run stands in the log: hand on; None where it has none."""
         return self.inner.anchoring if isinstance(self.inner, Wrapper) else None
+
+    def memory(self) -> dict[str, Any]:
+        """What a later execution must know besides events, one key a concern, as JSON: hand on."""
+        return self.inner.memory() if isinstance(self.inner, Wrapper) else {}
+
+    def resume(self, past: Past) -> None:
+        """Go on after former executions; called before anything else: hand on."""
+        if isinstance(self.inner, Wrapper):
+            self.inner.resume(past)
+
+    def interrupted(self, server_round: int, sites: Collection[str]) -> None:
+        """These sites may have trained in a round whose coordinator was killed: hand on."""
+        if isinstance(self.inner, Wrapper):
+            self.inner.interrupted(server_round, sites)
 
     def release(self, grid: Grid, release: Release) -> None:
         """The run's last model, before it is handed out: hand on."""

@@ -133,7 +133,7 @@ class LiveFederation:
     def djms(self, *arguments: object, code: int = 0) -> dict[str, Any]:
         """A command's answer in JSON."""
         done = subprocess.run(
-            [*_DJMS, *map(str, arguments), "--json"],
+            [*self._within("server"), *_DJMS, *map(str, arguments), "--json"],
             cwd=self.folder,
             env=_environment(),
             capture_output=True,
