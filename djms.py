@@ -16,6 +16,7 @@ def build() -> typer.Typer:
     from client.cli import app as client_app
     from client.node_cli import register as register_node
     from common.config_cli import app as config_app
+    from common.health_cli import register as register_health
     from data.cli import app as data_app
     from federation.anchor_cli import app as anchor_app
     from federation.cli import register as register_federation
@@ -25,6 +26,7 @@ def build() -> typer.Typer:
 
     app = new_group("DJMS: employment offices train one matching model together without pooling their records.")
     register_federation(app)
+    register_health(app)
     register_node(client_app)
     register_runs(server_app)
     app.add_typer(anchor_app, name="anchor")

@@ -94,7 +94,7 @@ class Anchored(Wrapper):
             self._recorded = manifest.round
         self._sent_since = self._job.settings.anchoring.anchor_every_n  # sites may have had what nobody remembers
         for number, content in past.memory.get("anchoring", {}).get("waiting", {}).items():
-            if int(number) > self._recorded and int(number) in past.hashes:
+            if int(number) > self._recorded and int(number) in past.finished:
                 self._waiting[int(number)] = _Finished.from_json(content, past.model(int(number)))
 
     @property

@@ -2,6 +2,9 @@
 
 Flower's own waiting has no end when sites are missing and polls every three seconds; here both have a limit, and the
 error names the sites that are missing. Names cost an exchange, so they are asked for only when something is wrong.
+
+A message lives little longer than it is waited for: one that is lost with a site's process yields no error before its
+end, which Flower puts at twelve hours.
 """
 
 from __future__ import annotations
@@ -9,10 +12,10 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
-from typing import cast
+from typing import Protocol, cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -23,12 +26,27 @@ from privacy.secure_aggregation.errors import MalformedMessage
 
 POLL_SECONDS = 0.2
 _IDENTIFY_SECONDS = 30.0
+_LIVES_ON_SECONDS = 60.0
+"""How much longer a message may live than anybody waits for its answer: clocks of machines differ."""
 _LONGEST_REASON = 400
 _MOST_REASONS = 10
 
 
 class TooFewSites(RunError):
     """After all waiting there are fewer sites than needed; the sentence names those that are missing."""
+
+
+class Onlooker(Protocol):
+    """Is told whom an exchange waits for."""
+
+    def asked(self, grid: Grid, messages: Sequence[Message], seconds: float) -> None:
+        """These messages leave now, and are waited for so long."""
+
+    def answered(self, replies: Sequence[Message]) -> None:
+        """These replies came."""
+
+    def over(self) -> None:
+        """Nobody is waited for any more."""
 
 
 def exchange(
@@ -39,28 +57,59 @@ def exchange(
     cancelled: threading.Event,
     in_flight: int | None = None,
     poll: float = POLL_SECONDS,
+    onlooker: Onlooker | None = None,
 ) -> list[Message]:
     """Send messages and return the replies that arrive within `timeout` seconds; RunError once `cancelled` is set.
 
     At most `in_flight` messages are open at a time: Flower's simulation looks through all open ones for every site.
     """
+    if onlooker is None:
+        return _exchange(grid, messages, timeout, cancelled, in_flight, poll, lambda _replies: None)
+    asked = list(messages)
+    onlooker.asked(grid, asked, timeout)
+    try:
+        return _exchange(grid, asked, timeout, cancelled, in_flight, poll, onlooker.answered)
+    finally:
+        onlooker.over()
+
+
+def _exchange(
+    grid: Grid,
+    messages: Iterable[Message],
+    timeout: float,
+    cancelled: threading.Event,
+    in_flight: int | None,
+    poll: float,
+    answered: Callable[[Sequence[Message]], None],
+) -> list[Message]:
     waiting = iter(messages)
     deadline = time.monotonic() + timeout
     replies: list[Message] = []
     open_ids: set[str] = set()
     while True:
         if due := list(islice(waiting, None if in_flight is None else in_flight - len(open_ids))):
+            for message in due:
+                _let_lapse(message, deadline - time.monotonic())
             open_ids |= set(grid.push_messages(due))
         if not open_ids:
             break
         arrived = list(grid.pull_messages(open_ids))
         replies += arrived
+        if arrived:
+            answered(arrived)
         open_ids -= {reply.metadata.reply_to_message_id for reply in arrived}
         if time.monotonic() >= deadline:
             break
         if open_ids:
             _pause(cancelled, poll)
     return replies
+
+
+def _let_lapse(message: Message, seconds: float) -> None:
+    """Let a message live as long as it is waited for from now on, and a little longer."""
+    metadata = message.metadata
+    age = max(0.0, time.time() - metadata.created_at)
+    metadata.ttl = min(metadata.ttl, age + max(0.0, seconds) + _LIVES_ON_SECONDS)
 
 
 def wait_for_sites(

@@ -27,12 +27,14 @@ class Release:
 class Past:
     """What former executions of a run leave to this one: what strategies noted, and what was executed, by rounds.
 
-    `hashes` are the model's after each round, finished or abandoned; `model` gives that of a finished one.
+    `hashes` are the model's after each round, whether it was one of the `finished` ones or abandoned; `model` gives that
+    of a finished one.
     """
 
     memory: Mapping[str, Any]
     events: tuple[PrivacyEvent, ...]
     hashes: Mapping[int, str]
+    finished: Collection[int]
     model: Callable[[int], ArrayRecord]
 
 
