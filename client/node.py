@@ -120,11 +120,11 @@ class SiteNode:
         fleet = Fleet(
             site.membership().address, site.ca.read_bytes(), node_key(site.node_key), self._stop, self._on_line
         )
+        _LOG.info("connecting to %s", site.membership().address)
         try:
             node = fleet.enter(self._former())
             with atomic_path(self._folder / _NODE_FILE) as path:
                 path.write_text(json.dumps({"node": node, "key": self._key_name()}) + "\n", encoding="utf-8")
-            _LOG.info("connected to %s", site.membership().address)
             while not self._rotated:
                 received = self._next(fleet)
                 if received is None:

@@ -3,11 +3,10 @@
     python tests/benchmarks/exchange_time.py            about four minutes on 2 cores
     python tests/benchmarks/exchange_time.py 10         with ten rounds each
 
-Both train the same tables of five synthetic offices, privately and under secure aggregation with the signed list, three
-exchanges a round. The first are `flower-superlink` and `flower-supernode` as they are, without TLS and with the
-SuperLink's memory in RAM; the second `djms server start` and `djms client start`, with TLS, keys, a database on disk
-and anchoring. The time of a round over its exchanges, first round left out (it makes the set-up), is an exchange with its
-share of the work at both ends.
+Both train the same tables of five synthetic offices, privately and under secure aggregation. The first are
+`flower-superlink` and `flower-supernode` as they are, without TLS and with the SuperLink's memory in RAM; the second
+`djms server start` and `djms client start`, with TLS, keys, a database on disk and anchoring. The time of a round over
+its exchanges, first round left out (it makes the set-up), is an exchange with its share of the work at both ends.
 """
 
 from __future__ import annotations
