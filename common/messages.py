@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 5
+PROTOCOL_VERSION: Final = 6
 """Raised whenever a message changes its meaning. Versions that differ refuse each other."""
 
 IDENTIFY: Final = "query.identify"

@@ -87,8 +87,8 @@ def _text(result: dict[str, Any]) -> Group:
         measured = "–" if result[name] is None else f"{result[name]:.3f}"
         figures.add_row(title, measured, f"{result['limits'][name]:g}", kept)
     middle = Text(
-        f"\nExchanges a round: {result['exchanges_per_round_without_check']}, and {result['exchanges_per_round']} "
-        f"where the list of survivors is signed.\nWith its share of a set-up for {result['setup_rounds']} rounds a "
+        f"\nExchanges a round: {result['exchanges_per_round']}, and {result['exchanges_per_round_with_a_gap']} "
+        f"where a site is missing.\nWith its share of a set-up for {result['setup_rounds']} rounds a "
         f"site's work is {result['client_ratio_with_setup']:.3f} of Flower's.\n"
     )
     scale = Table(title="One round in Flower's simulation, set-up included", title_justify="left", box=None)

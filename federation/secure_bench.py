@@ -43,8 +43,8 @@ def run_bench(settings: Settings, sites: Sequence[int], parameters: int, repeats
             scale.append(measure_round(number, SCALE_PARAMETERS, settings))
             advance()
     result: dict[str, Any] = ratios(costs, parameters, slots)
-    result["exchanges_per_round"] = exchanges["with_check"]
-    result["exchanges_per_round_without_check"] = exchanges["without_check"]
+    result["exchanges_per_round"] = exchanges["complete"]
+    result["exchanges_per_round_with_a_gap"] = exchanges["with_a_gap"]
     result["scale"] = scale
     result["seconds_550"] = next((row["seconds"] for row in scale if row["n"] == _WHOLE_COUNTRY), None)
     result["limits"] = LIMITS

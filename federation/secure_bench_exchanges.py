@@ -1,4 +1,4 @@
-"""How many exchanges a round takes, counted while `server.rounds` runs one: with the check of the list and without.
+"""How many exchanges a round takes, counted while `server.rounds` runs some: with everybody, and with a site missing.
 
 The sites are in this process, so an exchange costs no time; they are asked and answer as they would over a network.
 """
@@ -28,18 +28,19 @@ _ROUNDS = 3
 
 
 def count_exchanges(settings: Settings) -> dict[str, int]:
-    """Exchanges of a round after the one that made the set-up: {"with_check": ..., "without_check": ...}."""
+    """Exchanges of a round after the one that made the set-up: {"complete": ..., "with_a_gap": ...}."""
     return {
-        "with_check": exchanges_per_round(settings, check=True),
-        "without_check": exchanges_per_round(settings, check=False),
+        "complete": exchanges_per_round(settings, missing=0),
+        "with_a_gap": exchanges_per_round(settings, missing=1),
     }
 
 
-def exchanges_per_round(settings: Settings, *, check: bool) -> int:
-    """Run some rounds and count. Raises RunError when rounds differ, so that there is no such number."""
-    secure = settings.privacy.secure_agg.model_copy(
-        update={"malicious_coordinator": check, "setup_rounds": _ROUNDS + 1}
-    )
+def exchanges_per_round(settings: Settings, *, missing: int) -> int:
+    """Run some rounds with the check on, so many sites missing in each, and count.
+
+    Raises RunError when rounds differ, so that there is no such number.
+    """
+    secure = settings.privacy.secure_agg.model_copy(update={"malicious_coordinator": True, "setup_rounds": _ROUNDS + 1})
     privacy = settings.privacy.model_copy(update={"secure_agg": secure})
     federated = settings.federated.model_copy(update={"rounds": _ROUNDS})
     settings = settings.model_copy(update={"privacy": privacy, "federated": federated})
@@ -47,7 +48,7 @@ def exchanges_per_round(settings: Settings, *, check: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="djms-bench-") as directory, _as_server():
         folder = Path(directory)
         roster = make_sites(_SITES, folder)
-        grid = _GridInside(SyntheticSites(str(folder), limits_of(settings), dropouts=0), _SITES)
+        grid = _GridInside(SyntheticSites(str(folder), limits_of(settings), dropouts=missing), _SITES)
         card = ModelCard(labels="none", hidden=settings.training.hidden, synthetic=True)
         output = folder / "run"
         job = Job(

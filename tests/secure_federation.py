@@ -254,7 +254,7 @@ def masked_sum(
         total.add_masked(name, cohort.mask(name, slot, values[name], kind=kind))
     listed = total.close()
     signing = list(values if attesting is None else attesting)
-    if cohort.terms.malicious_coordinator:
+    if total.wants_signatures or (cohort.terms.malicious_coordinator and attesting is not None):
         for name in signing:
             total.add_attestation(name, cohort.attest(name, listed))
     for name in signing if answering is None else answering:

@@ -243,6 +243,12 @@ class SecureSum:
         return [GroupSum(members, self._encoding.decode(total)) for members, total, _ in found]
 
     @property
+    def wants_signatures(self) -> bool:
+        """Whether sites sign the list before they answer it; known once the sum is closed."""
+        checked = self.set_up.terms.malicious_coordinator
+        return checked and not self._topology.goes_without_signatures(self.survivors.survivors, self.set_up.cohort)
+
+    @property
     def delivered(self) -> int:
         """How many sites sent a vector."""
         return len(self._delivered)

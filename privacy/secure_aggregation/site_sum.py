@@ -81,7 +81,8 @@ def unmasked(state: SiteState, encoded: bytes, roster: Roster) -> tuple[SiteStat
     message = UnmaskRequest.from_bytes(encoded)
     wanted = message.list
     topology = _checked_list(state, wanted)
-    if state.terms.malicious_coordinator:
+    unsigned = not state.attested and topology.goes_without_signatures(wanted.survivors, state.cohort)
+    if state.terms.malicious_coordinator and not unsigned:
         _check_attested(state, message, topology, roster)
     peers = [name for name in topology.holders_of(state.site) if name in state.shares]
     revealed = topology.revealed_survivors(state.cohort, wanted.slot, wanted.survivors)

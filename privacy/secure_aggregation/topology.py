@@ -55,6 +55,15 @@ class Topology:
         """
         return cohort if self.terms.groups else self.holders_of(site)
 
+    def goes_without_signatures(self, survivors: Sequence[str], cohort: Names) -> bool:
+        """Whether a list may be answered on nobody's word: all of the cohort delivered, and everybody shares with all.
+
+        Then a site reveals seeds only, of nobody's key a share, and it answers no other list. For what follows from
+        that see `docs/secure-aggregation.md`, section 6.
+        """
+        everybody = self.neighbourhood.neighbours == self.neighbourhood.sites - 1
+        return everybody and not self.terms.groups and tuple(survivors) == cohort
+
     def groups(self, cohort: Names, slot: int) -> tuple[Names, ...]:
         """The slot's groups; one of everybody where the terms have none. Raises GroupTooSmall."""
         if not self.terms.groups:

@@ -16,10 +16,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from common.cli import new_group, run
+from common.cli import run
 from common.errors import InputError
 from common.health import HealthServer, NotServing, check, serve
-from common.health_cli import register
+from common.health_cli import alone
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,10 +45,7 @@ def one_sentence(text: str) -> str:
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    app = new_group("DJMS.")
-    app.callback()(lambda: None)  # as beside other commands
-    register(app)
-    code = run(app, ["health", *arguments])
+    code = run(alone(), ["health", *arguments])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 

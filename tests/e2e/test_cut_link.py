@@ -16,6 +16,7 @@ from live_federation import live_federation, until
 pytestmark = pytest.mark.rare
 
 CUT_SECONDS = 75.0
+ROUNDS = 30
 FAR = "CPI_Vicenza"
 NEAR_SPACE, FAR_SPACE = f"djms-near-{os.getpid()}", f"djms-far-{os.getpid()}"
 NEAR, AWAY = "10.203.77.1", "10.203.77.2"
@@ -53,7 +54,7 @@ def test_a_site_whose_line_is_cut_for_over_a_minute_is_back_by_itself_and_takes_
     with live_federation(tmp_path, tables, host=NEAR, namespaces=spaces) as live:
         live.start_server()
         live.start_sites()
-        quick = ("--federated.rounds", 12, "--federated.wait-timeout", 60, "--federated.round-timeout", 30)
+        quick = ("--federated.rounds", ROUNDS, "--federated.wait-timeout", 60, "--federated.round-timeout", 30)
         run = live.submit(*quick)
         until("the first round ends", lambda: len(live.rounds(run)) >= 1, seconds=240)
         ip("-n", NEAR_SPACE, "link", "set", link, "down")
@@ -64,10 +65,10 @@ def test_a_site_whose_line_is_cut_for_over_a_minute_is_back_by_itself_and_takes_
         ip("-n", NEAR_SPACE, "link", "set", link, "up")
         healed = len(live.rounds(run))
         until("the site is connected again", lambda: live.is_connected(FAR), seconds=60)
-        result = live.result(run, seconds=400)
+        result = live.result(run, seconds=600)
         rows = live.rounds(run)
-    assert [row["round"] for row in rows] == [str(number) for number in range(1, 13)]
-    assert [row["status"] for row in rows] == ["finished"] * 12
+    assert [row["round"] for row in rows] == [str(number) for number in range(1, ROUNDS + 1)]
+    assert [row["status"] for row in rows] == ["finished"] * ROUNDS
     assert "4" in {row["sites"] for row in rows[before : healed + 1]}
-    assert rows[-1]["sites"] == "5"
+    assert "5" in {row["sites"] for row in rows[healed:]}
     assert FAR in result["cohort"]

@@ -77,8 +77,8 @@ def test_a_wrong_sum_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
         _Turn(100, SLOTS).run()
 
 
-def test_a_round_takes_two_exchanges_and_three_with_the_check() -> None:
-    assert count_exchanges(settings_of()) == {"with_check": 3, "without_check": 2}
+def test_a_round_takes_two_exchanges_and_three_with_a_site_missing() -> None:
+    assert count_exchanges(settings_of()) == {"complete": 2, "with_a_gap": 3}
 
 
 def test_an_exchange_more_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_an_exchange_more_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         return once(grid, asked, **more)
 
     monkeypatch.setattr(rounds, "exchange", twice)
-    assert exchanges_per_round(settings_of(), check=False) == 3
+    assert exchanges_per_round(settings_of(), missing=0) == 3
 
 
 def test_the_plain_mean_weighs_sites_by_their_people() -> None:
@@ -134,7 +134,7 @@ def test_the_command_prints_every_figure_with_its_limit(djms: Callable[..., Any]
     assert outcome.code == 0, outcome.err
     found = outcome.data
     assert {"client_ratio", "server_ratio", "peak_memory_ratio", "bytes_ratio"} <= found.keys()
-    assert (found["exchanges_per_round"], found["exchanges_per_round_without_check"]) == (3, 2)
+    assert (found["exchanges_per_round"], found["exchanges_per_round_with_a_gap"]) == (2, 3)
     assert found["limits"] == {
         "client_ratio": 0.2,
         "server_ratio": 0.2,

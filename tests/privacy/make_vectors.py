@@ -358,7 +358,7 @@ def lists_refused() -> dict[tuple[str, str, str], Vector]:
         ),
         ("list-after-unmasking", "SecondUnmasking", "the slot was answered"): attest(EVERYBODY, unmasked),
         ("list-is-not-the-one-signed", "WrongSurvivors", "A signed a list with E"): unmask(without_e),
-        ("nothing-was-signed", "WrongSurvivors", "A signed no list"): unmask(EVERYBODY, story=masked),
+        ("nothing-was-signed", "WrongSurvivors", "A signed no list"): unmask(without_e, story=masked),
         ("too-few-signatures", "TooFewSignatures", "two of three"): unmask(
             EVERYBODY, {name: signatures[name] for name in "AB"}
         ),
