@@ -38,10 +38,17 @@ def build() -> typer.Typer:
     return app
 
 
+def _health_alone() -> typer.Typer:
+    """The one command that is asked every half minute, without importing the others."""
+    from common.health_cli import alone
+
+    return alone()
+
+
 def main() -> None:
     """Run the command line and leave with its exit code. Asked to end, it ends as if interrupted: in good order."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = run(build())
+    code = run(_health_alone() if sys.argv[1:2] == ["health"] else build())
     if code == INTERRUPTED:  # libraries' threads may still wait for what will not come; everything of ours is closed
         sys.stdout.flush()
         sys.stderr.flush()

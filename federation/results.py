@@ -4,6 +4,7 @@ summary.json        the run in one object
 settings.yaml       every setting in force, the seed among them
 versions.json       versions of DJMS, Python and the libraries that numbers depend on
 rounds.csv, model.safetensors, federation.json   written by the coordinator
+models/             the model after each finished round; run_state.jsonl, what an interrupted run goes on from
 privacy_ledger.json   with differential privacy, the events the sites executed: any accountant can price them
 receipts/           with anchoring, one file for each model in the log: `djms anchor verify` checks it offline
 pseudonyms.json     with anchoring, which site is which in these receipts
@@ -31,6 +32,7 @@ from common.tables import SYNTHETIC_MARK_FILE
 from server.anchored import PSEUDONYMS_FILE, RECEIPTS_FOLDER
 from server.app import ERROR_FILE
 from server.outcome import LEDGER_FILE, MODEL_FILE, RESULT_FILE, ROUNDS_FILE
+from server.run_state import MODELS_FOLDER, STATE_FILE
 
 DEMO_LOG = "demo-log"
 SUMMARY_FILE = "summary.json"
@@ -44,6 +46,7 @@ _RUN_FILES = (
         LEDGER_FILE,
         ERROR_FILE,
         PSEUDONYMS_FILE,
+        STATE_FILE,
         "settings.yaml",
         "ranking.csv",
         "flower.log",
@@ -98,7 +101,7 @@ def _clear(directory: Path) -> None:
     """Remove what an earlier run left in `directory`, and nothing else."""
     for name in _RUN_FILES:
         (directory / name).unlink(missing_ok=True)
-    for name in ("logs", RECEIPTS_FOLDER, DEMO_LOG):
+    for name in ("logs", RECEIPTS_FOLDER, MODELS_FOLDER, DEMO_LOG):
         shutil.rmtree(directory / name, ignore_errors=True)
     if (directory / "data" / "raw" / SYNTHETIC_MARK_FILE).is_file():
         shutil.rmtree(directory / "data")

@@ -13,7 +13,6 @@ that its checkpoint gets their cosignatures.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -27,11 +26,11 @@ from anchoring.errors import AnchoringError
 from anchoring.manifest import RoundRecord
 from common import messages as names
 from common.errors import InputError, RunError
-from common.evaluation_sums import EvaluationSums
 from common.files import atomic_path
 from common.model import from_array_record, sha256_of, to_array_record
 from server.commitments import Commitments, Committed
 from server.exchange import site_of, sort_replies
+from server.finished_round import FinishedRound
 from server.job import Job
 from server.secure_aggregation import Ask
 from server.wrapper import Past, Release, Wrapper
@@ -69,7 +68,7 @@ class Anchored(Wrapper):
         self._others = 0
         self._sent_since = 0
         self._recorded = 0
-        self._waiting: dict[int, _Finished] = {}
+        self._waiting: dict[int, FinishedRound] = {}
         self._left_out: tuple[str, ...] = ()
         with atomic_path(job.output / PSEUDONYMS_FILE) as path:  # first: a run that dies is to be understood, too
             path.write_text(json.dumps(self._commitments.pseudonyms, indent=2) + "\n", encoding="utf-8")
@@ -95,7 +94,7 @@ class Anchored(Wrapper):
         self._sent_since = self._job.settings.anchoring.anchor_every_n  # sites may have had what nobody remembers
         for number, content in past.memory.get("anchoring", {}).get("waiting", {}).items():
             if int(number) > self._recorded and int(number) in past.finished:
-                self._waiting[int(number)] = _Finished.from_json(content, past.model(int(number)))
+                self._waiting[int(number)] = FinishedRound.from_json(content, past.model(int(number)))
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -139,7 +138,7 @@ class Anchored(Wrapper):
         self._keep_cosignatures(received)
         arrays, metrics = self.inner.aggregate_train(server_round, received)
         if arrays is not None:
-            self._waiting[server_round] = _Finished(arrays, self.participants, metrics)
+            self._waiting[server_round] = FinishedRound(arrays, self.participants, metrics)
         return arrays, metrics
 
     def configure_evaluate(
@@ -304,39 +303,6 @@ class Anchored(Wrapper):
             name = "released" if one.manifest.released else f"round-{one.manifest.round:03}"
             with atomic_path(folder / f"{name}.tlog-proof") as path:
                 path.write_text(self._anchor.receipt(one.index).to_text(), encoding="utf-8")
-
-
-class _Finished:
-    """What a round's replies gave: the model, who had a part, the sum of weights, and how good the model sent was."""
-
-    def __init__(self, arrays: ArrayRecord, participants: tuple[str, ...], metrics: MetricRecord | None) -> None:
-        self.arrays = arrays
-        self.participants = participants
-        record: dict[str, Any] = {} if metrics is None else dict(metrics)
-        weight = float(record.get(names.PEOPLE_KEY, record.get(names.WEIGHT_KEY, math.nan)))
-        self.weight = weight if math.isfinite(weight) and weight >= 0 else None
-        self.evaluation: dict[str, float] | None = None
-        if names.TRAIN_LOSS_KEY not in record:
-            return
-        try:
-            sums = EvaluationSums.from_record(record, names.VALIDATION)
-            values: dict[str, Any] = {"train_loss": record[names.TRAIN_LOSS_KEY] / record[names.PEOPLE_KEY]}
-            values |= sums.metrics(sums.best_f1_threshold())
-        except (KeyError, ValueError, ZeroDivisionError):
-            return  # sums that nobody can have: such a round is abandoned, and has no metrics
-        known = {name: float(value) for name, value in values.items() if value is not None}
-        self.evaluation = {name: value for name, value in known.items() if math.isfinite(value)}
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the model."""
-        return {"participants": self.participants, "weight": self.weight, "evaluation": self.evaluation}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any], arrays: ArrayRecord) -> _Finished:
-        """What `to_json` gave."""
-        done = cls(arrays, tuple(content["participants"]), None)
-        done.weight, done.evaluation = content["weight"], content["evaluation"]
-        return done
 
 
 def _question(node: int, content: RecordDict) -> Message:

@@ -9,24 +9,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.errors import DjmsError, InputError, RunError
-from common.files import atomic_path, lock_of
+from common.errors import DjmsError, InputError
+from common.files import atomic_path
 from server.job import RUNS_VARIABLE, Job
 from server.rounds import run
 
 ERROR_FILE = "error.json"
 """In the output folder of a run that failed: the one sentence that says why."""
-
-_LAST_BREATH_SECONDS = 90.0
 
 
 def create_app(job: Job | None = None) -> ServerApp:
@@ -37,8 +32,7 @@ def create_app(job: Job | None = None) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         todo = job if job is not None else replace(_written(context), bundle_sha256=grid.run.fab_hash or None)
         try:
-            with _alone(todo):
-                run(grid, todo)
+            run(grid, todo)
         except DjmsError as error:
             _write_error(todo, str(error))
             raise
@@ -47,29 +41,6 @@ def create_app(job: Job | None = None) -> ServerApp:
             raise
 
     return app
-
-
-@contextmanager
-def _alone(job: Job) -> Iterator[None]:
-    """Keep another process from working on the same run: one that was stopped may take a moment to notice.
-
-    Raises RunError when it does not end.
-    """
-    if job.coordinator is None:  # a run of one command, which is alone with it
-        yield
-        return
-    job.output.mkdir(parents=True, exist_ok=True)
-    limit = time.monotonic() + _LAST_BREATH_SECONDS
-    while (lock := lock_of(job.output)) is None:
-        if time.monotonic() > limit:
-            raise RunError(
-                "another process still works on this run", where=job.output, remedy="end it, then resume the run"
-            )
-        time.sleep(0.5)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _written(context: Context) -> Job:

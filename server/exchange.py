@@ -26,8 +26,9 @@ from privacy.secure_aggregation.errors import MalformedMessage
 
 POLL_SECONDS = 0.2
 _IDENTIFY_SECONDS = 30.0
-_LIVES_ON_SECONDS = 60.0
-"""How much longer a message may live than anybody waits for its answer: clocks of machines differ."""
+_LIVES_ON_SECONDS = 330.0
+"""How much longer a message lives than anybody waits for its answer: a site's clock may be five minutes fast, and an
+answer from beyond its question's end is refused."""
 _LONGEST_REASON = 400
 _MOST_REASONS = 10
 
@@ -113,7 +114,13 @@ def _let_lapse(message: Message, seconds: float) -> None:
 
 
 def wait_for_sites(
-    grid: Grid, expected: Collection[str], *, at_least: int, timeout: float, cancelled: threading.Event
+    grid: Grid,
+    expected: Collection[str],
+    *,
+    at_least: int,
+    timeout: float,
+    cancelled: threading.Event,
+    onlooker: Onlooker | None = None,
 ) -> list[int]:
     """The nodes of all expected sites, or after `timeout` seconds of those that came, if at least `at_least` did.
 
@@ -125,7 +132,7 @@ def wait_for_sites(
             break
         _pause(cancelled)
     if len(nodes) < at_least:
-        there = identify(grid, nodes, cancelled=cancelled)
+        there = identify(grid, nodes, cancelled=cancelled, onlooker=onlooker)
         missing = sorted(set(expected) - there)
         raise TooFewSites(
             f"after {timeout:g} s only {len(nodes)} of {len(expected)} sites are there and at least {at_least} are "
@@ -136,11 +143,15 @@ def wait_for_sites(
     return nodes
 
 
-def identify(grid: Grid, nodes: Collection[int], *, cancelled: threading.Event) -> set[str]:
+def identify(
+    grid: Grid, nodes: Collection[int], *, cancelled: threading.Event, onlooker: Onlooker | None = None
+) -> set[str]:
     """The names of the sites at these nodes, as far as they answer."""
     empty = RecordDict({names.CONFIG: ConfigRecord()})
     questions = [Message(content=empty, message_type=names.IDENTIFY, dst_node_id=node) for node in nodes]
-    replies = exchange(grid, questions, timeout=_IDENTIFY_SECONDS, cancelled=cancelled) if questions else []
+    if not questions:
+        return set()
+    replies = exchange(grid, questions, timeout=_IDENTIFY_SECONDS, cancelled=cancelled, onlooker=onlooker)
     return {site_of(reply) for reply in sort_replies(replies)[0]}
 
 
@@ -152,6 +163,11 @@ def _pause(cancelled: threading.Event, seconds: float = POLL_SECONDS) -> None:
 def site_of(reply: Message) -> str:
     """The name of the site that sent a reply."""
     return str(cast(ConfigRecord, reply.content[names.SITE])[names.NAME_KEY])
+
+
+def named_site_of(reply: Message) -> str | None:
+    """The name of the site that sent a reply; None where it is an error or has no name that can be one."""
+    return site_of(reply) if not reply.has_error() and _is_named(reply) else None
 
 
 def refusal_of(reply: Message) -> str | None:

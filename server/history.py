@@ -70,8 +70,7 @@ class History:
         Returns the threshold they were taken at.
         """
         threshold = sums.best_f1_threshold()
-        finished = [row for row in self.rows if row["status"] == FINISHED]
-        if finished:
+        if finished := self.finished_rows:
             finished[-1] |= {"threshold": threshold, **sums.metrics(threshold)}
         return threshold
 
@@ -79,6 +78,11 @@ class History:
     def cohort(self) -> list[str]:
         """Every site that had a part in a finished round, in order."""
         return sorted(self._cohort)
+
+    @property
+    def finished_rows(self) -> list[dict[str, Any]]:
+        """Those of finished rounds."""
+        return [row for row in self.rows if row["status"] == FINISHED]
 
     @property
     def abandoned_rounds(self) -> list[int]:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -38,13 +39,13 @@ from common.evaluation_sums import EvaluationSums
 from common.model import MatchingModel, from_array_record, parameters_of, sha256_of, to_array_record
 from server.abandoned import RoundAbandoned
 from server.anchored import anchored
-from server.closing import await_quorum, close_run, numbers, require_sums
-from server.closing import config_of as _config_of
+from server.closing import await_quorum, close_run, config_of, numbers, require_sums
 from server.differential_privacy import NotPrivate
 from server.exchange import exchange, shortened, wait_for_sites
-from server.history import INTERRUPTED, History
+from server.history import INTERRUPTED
 from server.job import Job
 from server.private_outcome import close_private_run
+from server.run_mirror import RunMirror
 from server.run_state import RunState
 from server.secure_aggregation import Ask
 from server.strategies import build_strategy
@@ -54,13 +55,14 @@ from server.wrapper import Wrapper
 def run(grid: Grid, job: Job, *, resumable: bool = True) -> None:
     """Run all rounds of `job` that are not finished yet, and write the results.
 
-    Where the run is not `resumable`, nothing is kept for that: it begins at its start however often it is executed, and
-    does the same whenever sites answer the same.
+    Where the run is not `resumable`, nothing is kept for that, and the coordinator's database hears nothing of it: it
+    begins at its start however often it is executed, and does the same whenever sites answer the same.
 
     Raises RunError when sites are missing at the start, when a site cheats or training diverges, after
     `federated.max_abandoned` abandoned rounds in a row, and when no round was finished; and as `RunState`.
     """
-    with RunState(job, kept=resumable) as state:
+    with RunState(job, kept=resumable) as state, RunMirror(job, shown=resumable) as mirror:
+        mirror.rounds(state.history().rows, state.times)
         if state.finished:
             return
         wait_for_sites(
@@ -69,27 +71,29 @@ def run(grid: Grid, job: Job, *, resumable: bool = True) -> None:
             at_least=job.settings.quorum,
             timeout=job.settings.federated.wait_timeout,
             cancelled=job.cancelled,
+            onlooker=mirror,
         )
 
         def ask(asked_on: Grid, asked: Iterable[Message]) -> list[Message]:
             """One exchange: every site has `federated.round_timeout` to answer."""
             timeout = job.settings.federated.round_timeout
-            return exchange(asked_on, asked, timeout=timeout, cancelled=job.cancelled)
+            return exchange(asked_on, asked, timeout=timeout, cancelled=job.cancelled, onlooker=mirror)
 
         strategy = anchored(build_strategy(job.settings, job.sites, job.roster, ask, job.run, state.token), job, ask)
-        _Rounds(grid, job, state, strategy, ask).carry_out()
+        _Rounds(grid, job, state, strategy, ask, mirror).carry_out()
         state.finish()
 
 
 class _Rounds:
     """One execution of a run: what it has so far."""
 
-    def __init__(self, grid: Grid, job: Job, state: RunState, strategy: Wrapper, ask: Ask) -> None:
+    def __init__(self, grid: Grid, job: Job, state: RunState, strategy: Wrapper, ask: Ask, mirror: RunMirror) -> None:
         self._grid = grid
         self._job = job
         self._state = state
         self._strategy = strategy
         self._ask = ask
+        self._mirror = mirror
         self._private = job.settings.privacy.differential_privacy
         self._history = state.history()
         kept = job.settings.privacy.dp.averaged_rounds if self._private else 1
@@ -108,7 +112,7 @@ class _Rounds:
         if self._state.attempt:
             self._take_up()
         for number in range(len(self._history.rows) + 1, self._job.settings.federated.rounds + 1):
-            started = time.monotonic()
+            self._mirror.number, started = number, time.monotonic()
             try:
                 aggregated, metrics = self._train(number)
             except RoundAbandoned as abandoned:
@@ -119,12 +123,14 @@ class _Rounds:
             else:
                 self._finished.append(_finite(aggregated, number))
                 self._record_finished(number, started, numbers(metrics))
+        self._mirror.number = None
         if not self._finished:
             raise RunError("no round was finished", where="federation", remedy="see the reasons in rounds.csv")
         if self._private:
             close_private_run(self._grid, self._job, self._strategy, self._finished, self._history)
         else:
             close_run(self._grid, self._job, self._strategy, self._arrays, self._history, self._state, self._ask)
+            self._mirror.rounds(self._history.finished_rows[-1:], self._state.times)  # the evaluation belongs to it
 
     def _take_up(self) -> None:
         """Go on after former executions. The round that was under way counts as executed where privacy is at stake."""
@@ -137,7 +143,7 @@ class _Rounds:
     def _train(self, number: int) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """One round's exchanges: what the strategy made of the replies. Raises RoundAbandoned."""
         await_quorum(self._grid, self._job, where=f"round {number}")
-        messages = list(self._strategy.configure_train(number, self._arrays, _config_of(self._job), self._grid))
+        messages = list(self._strategy.configure_train(number, self._arrays, config_of(self._job), self._grid))
         self._state.begin(number, len(messages))
         aggregated, metrics = self._strategy.aggregate_train(number, self._ask(self._grid, messages))
         if not self._private:
@@ -157,11 +163,11 @@ class _Rounds:
             model_sha256=self._model_sha256(),
             reason="; ".join(shortened(list(self._strategy.left_out))),
         )
-        self._keep(number, self._arrays)
+        self._keep(number, self._arrays, _moment(started))
 
     def _record_abandoned(self, number: int, started: float, abandoned: RoundAbandoned) -> None:
         """Enter an abandoned round. Raises RunError when it was one too many."""
-        self._abandon(number, time.monotonic() - started, abandoned.sites, abandoned.what)
+        self._abandon(number, started, abandoned.sites, abandoned.what)
         in_a_row = self._history.abandoned_in_a_row
         if number == self._job.settings.federated.rounds and not self._finished:
             stopped = "no round was finished, the last was abandoned because"
@@ -172,13 +178,22 @@ class _Rounds:
             return
         raise RunError(f"{stopped} {abandoned.what}", where=f"round {number}", remedy=abandoned.remedy) from abandoned
 
-    def _abandon(self, number: int, seconds: float | None, sites: int, reason: str) -> None:
+    def _abandon(self, number: int, started: float | None, sites: int, reason: str) -> None:
+        seconds = None if started is None else time.monotonic() - started
         self._history.abandon(number, seconds=seconds, sites=sites, model_sha256=self._model_sha256(), reason=reason)
-        self._keep(number, None)
+        self._keep(number, None, None if started is None else _moment(started))
 
-    def _keep(self, number: int, arrays: ArrayRecord | None) -> None:
+    def _keep(self, number: int, arrays: ArrayRecord | None, started: datetime | None) -> None:
         strategy = self._strategy
-        self._state.end(number, self._history, arrays=arrays, events=strategy.events, memory=strategy.memory())
+        changed = self._state.end(
+            number,
+            self._history,
+            arrays=arrays,
+            events=strategy.events,
+            memory=strategy.memory(),
+            started=started,
+        )
+        self._mirror.rounds(changed, self._state.times)
         self._job.on_round(self._history.rows[-1])
 
     def _model_sha256(self) -> str:
@@ -197,3 +212,8 @@ def _finite(arrays: ArrayRecord | None, number: int) -> ArrayRecord:
             remedy="lower federated.learning_rate",
         )
     return to_array_record(parameters)
+
+
+def _moment(started: float) -> datetime:
+    """When the monotonic clock showed this."""
+    return datetime.now(UTC) - timedelta(seconds=time.monotonic() - started)

@@ -101,8 +101,9 @@ def status(folder: Folder = DEFAULT_FOLDER) -> Report:
     from server.status import status_of, status_text
 
     federation = FederationFolder(folder)
-    found = status_of(federation, datetime.now(UTC))
-    return Report(found.to_json(), status_text(found))
+    now = datetime.now(UTC)
+    found = status_of(federation, now)
+    return Report(found.to_json(), status_text(found, now))
 
 
 def stop(
@@ -115,7 +116,7 @@ def stop(
 
     federation = FederationFolder(folder)
     if run is not None:
-        stop_run(control_of(federation), run)
+        stop_run(federation, control_of(federation), run)
         return Report({"stopped": run}, Text(f"Stopped {run}; `djms server submit --resume {run}` goes on with it."))
     if not stop_server(federation):
         raise InputError("the server is not running", where=folder, remedy="start it with `djms server start`")

@@ -164,7 +164,7 @@ class SecureAggregation(Wrapper):
         try:
             survivors = now.total.close()
             sites = now.total.survivors.survivors
-            if now.total.set_up.terms.malicious_coordinator:
+            if now.total.wants_signatures:
                 questions = {site: survivors for site in sites}
                 reasons += self._step(now, names.ATTEST, questions, now.total.add_attestation)
             questions = {site: now.total.unmask_request_for(site) for site in sites}

@@ -3,7 +3,7 @@
     Quorum(FixedOrder(FedAvg(...)))                  in a plain run
     SecureAggregation(FixedOrder(FedAvg(...)))       where sites' answers are summed under masks
     DifferentiallyPrivate(...)                       around either, where the model must not tell of people or sites
-    Quorum(CentralNoise(...))                        in it, where sites are to be hidden without secure aggregation
+    Quorum(BoundNoise(CentralNoise(...)))            in it, where sites are to be hidden without secure aggregation
 
 A wrapper hands everything on to what it wraps, whatever that is, and adds its one duty.
 """
@@ -22,6 +22,7 @@ from common.settings import Settings
 from common.settings_rules import units_to_trim
 from privacy.roster import Roster
 from server.abandoned import RoundAbandoned
+from server.bound_noise import BoundNoise, NoiseSource
 from server.central_noise import CentralNoise
 from server.differential_privacy import DifferentiallyPrivate, noise_multiplier
 from server.exchange import site_of, sort_replies
@@ -75,7 +76,9 @@ def _summed(
         ordered: Wrapper = FixedOrder(inner)
         if whole_sites:
             noise = noise_multiplier(settings.privacy, settings.federated.rounds)
-            ordered = CentralNoise(ordered, norm=dp.update_norm, noise_multiplier=noise, run=run)
+            source = NoiseSource(token("noise"))
+            noised = CentralNoise(ordered, norm=dp.update_norm, noise_multiplier=noise, run=run, random_bytes=source)
+            ordered = BoundNoise(noised, source)
         return Quorum(ordered, sites, settings.quorum)
     if roster is None:
         raise InputError(

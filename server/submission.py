@@ -20,6 +20,8 @@ from server.coordinator import Places
 from server.federation_folder import LOG, LOG_KEYS, FederationFolder
 from server.job import JOB_FILE, Job
 from server.outcome import RESULT_FILE
+from server.run_store import RunStore
+from server.run_tables import STOPPED
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,12 @@ def submit(federation: FederationFolder, control: Control, job: Job, application
     from flwr.cli.build import build_fab_from_disk
 
     bundle = build_fab_from_disk(application)
-    number = control.start(bundle, RunTerms.of(job.run, edition).to_config())
-    return Submitted(job.run, number, hashlib.sha256(bundle).hexdigest(), job.sites)
+    sha256 = hashlib.sha256(bundle).hexdigest()
+    with RunStore.open(federation.folder) as store:
+        store.add_run(replace(job, bundle_sha256=sha256))
+        number = control.start(bundle, RunTerms.of(job.run, edition).to_config())
+        store.set_flower_run(job.run, number)
+    return Submitted(job.run, number, sha256, job.sites)
 
 
 def job_of(federation: FederationFolder, run: str) -> Job:
@@ -90,13 +96,15 @@ def job_of(federation: FederationFolder, run: str) -> Job:
     return job
 
 
-def stop_run(control: Control, run: str) -> None:
+def stop_run(federation: FederationFolder, control: Control, run: str) -> None:
     """Stop a run. Raises InputError where it is not going."""
     going = [one for one in control.runs() if one.name == run and one.status != FINISHED]
     if not going:
         raise InputError("no such run is going", where=run[:100], remedy="see `djms server status`")
     for one in going:
         control.stop(one.id)
+    with RunStore.open(federation.folder) as store:
+        store.set_status(run, STOPPED, "It was stopped by the coordinator's operator.")
 
 
 def going(control: Control) -> FlowerRun | None:

@@ -27,8 +27,7 @@ class Release:
 class Past:
     """What former executions of a run leave to this one: what strategies noted, and what was executed, by rounds.
 
-    `hashes` are the model's after each round, whether it was one of the `finished` ones or abandoned; `model` gives that
-    of a finished one.
+    `hashes` are the model's after each round, abandoned ones too; `model` gives that of one of the `finished`.
     """
 
     memory: Mapping[str, Any]

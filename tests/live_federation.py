@@ -138,6 +138,7 @@ class LiveFederation:
             env=_environment(),
             capture_output=True,
             text=True,
+            timeout=180,
         )
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         answer: dict[str, Any] = json.loads(done.stdout)

@@ -88,7 +88,10 @@ def test_on_raw_files_of_another_writer_the_same_holds_and_no_record_stays_behin
     proofs = {name for name in written if name.startswith(("demo-log/", "receipts/"))}
     assert len(proofs) > 20
     assert not [name for name in proofs if name.endswith(".key")], "a private key stayed behind"
-    assert written - proofs == {
+    models = {name for name in written if name.startswith("models/round-")}
+    assert len(models) == summary["rounds"]
+    assert written - proofs - models == {
+        *(".lock", "run_state.jsonl"),
         *("summary.json", "settings.yaml", "versions.json", "rounds.csv", "model.safetensors", "federation.json"),
         *("privacy_ledger.json", "comparison.png", "offices.png", "flower.log", "pseudonyms.json"),
     }

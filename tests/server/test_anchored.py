@@ -29,9 +29,9 @@ from common.training_table import write_training_table
 from federation.witnesses import witness_folders
 from server.abandoned import RoundAbandoned
 from server.anchored import Anchored, anchored
+from server.closing import config_of
 from server.exchange import refusal_kind_of, refusal_of
 from server.job import Job
-from server.rounds import _config_of
 from server.strategies import FixedOrder, Quorum, build_strategy
 from server.wrapper import Release, Wrapper
 
@@ -89,7 +89,7 @@ class Federation:
         return anchored(inner, self.job, self.ask)
 
     def messages(self, strategy: Strategy, number: int, arrays: ArrayRecord) -> list[Message]:
-        sampled = strategy.configure_train(number, arrays, _config_of(self.job), self.grid)
+        sampled = strategy.configure_train(number, arrays, config_of(self.job), self.grid)
         messages = sorted(sampled, key=lambda message: message.metadata.dst_node_id)
         for message in messages:
             message.content[names.CONFIG][names.ROUND_KEY] = number  # type: ignore[index]

@@ -280,7 +280,7 @@ def test_a_run_without_one_finished_round_fails_and_leaves_no_model(
     assert rows_of(tmp_path)["reason"].iloc[-1] in str(caught.value)
     assert rows_of(tmp_path)["model_sha256"].tolist() == [hashes[0]] * rounds
     assert grid.sent == ["train"] * rounds
-    assert {path.name for path in tmp_path.iterdir()} == {"rounds.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"rounds.csv", "run_state.jsonl", ".lock"}
 
 
 def test_a_closing_evaluation_that_is_abandoned_is_tried_once_more(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_sites_that_never_come_back_end_the_run_though_flower_would_wait_for_eve
         run(grid, job_of(tmp_path, on_round=done.append))
     done.clear()
     with pytest.raises(RunError, match=r"evaluation was abandoned twice.*only 0 of 5 sites are there"):
-        run(grid, job_of(tmp_path, "federated.rounds=1", on_round=done.append))
+        run(grid, job_of(tmp_path / "again", "federated.rounds=1", on_round=done.append))
 
 
 def test_an_interrupted_run_is_not_an_abandoned_round(tmp_path: Path) -> None:

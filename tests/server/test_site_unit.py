@@ -30,8 +30,8 @@ from federation.ledgers import ledger_folders
 from privacy.chi_square import chi_square_bounds
 from privacy.events import PrivacyEvent
 from server.central_noise import CentralNoise
+from server.closing import config_of
 from server.job import Job
-from server.rounds import _config_of
 from server.strategies import build_strategy
 
 OFFICES = ("CPI_Padova", "CPI_Treviso", "CPI_Venezia", "CPI_Verona", "CPI_Vicenza")
@@ -80,7 +80,7 @@ class Sites:
         return build_strategy(self.settings, OFFICES, self.roster, self.ask, "run-1")  # type: ignore[arg-type]
 
     def round(self, strategy: Strategy, number: int, arrays: ArrayRecord, lost: tuple[int, ...] = ()) -> ArrayRecord:
-        config = _config_of(Job(self.settings, OFFICES, None, Path()))  # type: ignore[arg-type]
+        config = config_of(Job(self.settings, OFFICES, None, Path()))  # type: ignore[arg-type]
         messages = list(strategy.configure_train(number, arrays, config, self))  # type: ignore[arg-type]
         for message in messages:
             message.content[names.CONFIG][names.ROUND_KEY] = number  # type: ignore[index]

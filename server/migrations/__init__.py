@@ -1,0 +1,1 @@
+"""The coordinator's database, one version after the other."""
