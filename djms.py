@@ -20,6 +20,7 @@ def build() -> typer.Typer:
     from data.cli import app as data_app
     from federation.anchor_cli import app as anchor_app
     from federation.cli import register as register_federation
+    from federation.exchange_cli import app as exchange_app
     from federation.privacy_cli import app as privacy_app
     from server.cli import app as server_app
     from server.run_cli import register as register_runs
@@ -33,6 +34,7 @@ def build() -> typer.Typer:
     app.add_typer(client_app, name="client")
     app.add_typer(config_app, name="config")
     app.add_typer(data_app, name="data")
+    app.add_typer(exchange_app, name="exchange")
     app.add_typer(privacy_app, name="privacy")
     app.add_typer(server_app, name="server")
     return app
