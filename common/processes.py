@@ -71,12 +71,6 @@ class Processes:
         """Whether a process that was started is no more."""
         return self._started[name].poll() is not None
 
-    def kill(self, name: str) -> None:
-        """End a process and its children at once, as a power cut would; it may be started again."""
-        process = self._started.pop(name)
-        _signal_group(process, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
-        process.wait()
-
     def log_of(self, name: str) -> Path:
         """Where a process's output goes."""
         return self._logs / f"{name}.log"

@@ -58,7 +58,7 @@ def run_deployment(job: Job, tables: dict[str, Path], *, insecure: bool, on_roun
 
 
 class Loopback:
-    """A SuperLink on loopback, SuperNodes that can be started and killed, and one run."""
+    """A SuperLink on loopback, its SuperNodes, and one run."""
 
     def __init__(self, job: Job, tables: dict[str, Path]) -> None:
         self._app = _app_directory()
@@ -120,10 +120,6 @@ class Loopback:
         }
         known = {key: path for key, path in places.items() if path is not None}
         return " ".join(f"{key}={json.dumps(str(path.absolute()), ensure_ascii=False)}" for key, path in known.items())
-
-    def kill_site(self, site: str) -> None:
-        """Kill a site's SuperNode, its memory lost."""
-        self._processes.kill(site)
 
     def submit(self) -> None:
         """Hand the run to the SuperLink."""

@@ -1,4 +1,4 @@
-"""Whole runs under secure aggregation: in simulation, and on a SuperLink whose SuperNodes are killed."""
+"""Whole runs under secure aggregation, in simulation: sites that vanish, and the models that come of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ from common.model import (
 )
 from common.settings import Settings
 from common.settings_loading import load_settings
-from federation.deployment import Loopback
 from federation.identities import identities_for
 from server.exchange import exchange
 from server.job import Job
@@ -259,36 +258,3 @@ def nine_offices(source: Path, target: Path) -> str:
     for name, rows in parts[:9]:
         write_training_table(rows, target / f"{name}.csv")
     return "{" + ", ".join(f"{name}: {{comuni: [Comune{index}]}}" for index, (name, _) in enumerate(parts[:9])) + "}"
-
-
-@pytest.mark.rare
-@pytest.mark.timeout(1500)
-def test_on_a_superlink_a_killed_site_is_missed_in_its_rounds_only(small_federation: Path, tmp_path: Path) -> None:
-    settings = settings_of("federated.rounds=10", "federated.round_timeout=40")
-    kept = Kept(tmp_path / "run")
-    gone = SITES[1]
-
-    def on_rounds(done: int) -> None:
-        if done:
-            kept(done)
-        if done == 3 and not acts:
-            acts.append("killed")
-            federation.kill_site(gone)
-        if done == 4 and acts == ["killed"]:
-            acts.append("back")  # a SuperNode takes longer to start than the next round to begin
-            federation.start_site(gone)
-
-    acts: list[str] = []
-    job = job_of(settings, tmp_path / "run", Kept(tmp_path / "unused"))
-    with Loopback(job, {site: small_federation / f"{site}.csv" for site in SITES}) as federation:
-        for site in SITES:
-            federation.start_site(site)
-        federation.submit()
-        federation.watch(on_rounds)
-    rounds = pd.read_csv(tmp_path / "run" / ROUNDS_FILE)
-    assert acts == ["killed", "back"]
-    assert rounds["status"].tolist() == ["finished"] * 10
-    assert rounds["sites"].tolist() == [5, 5, 5, 4, 4, 5, 5, 5, 5, 5]
-    without = [site for site in SITES if site != gone]
-    present = {number: without if number in {4, 5} else SITES for number in range(1, 11)}
-    require_plain_averages(kept, settings, present, small_federation)
