@@ -13,7 +13,7 @@ import pytest
 from joined_federation import SITES
 from live_federation import live_federation, until
 
-pytestmark = pytest.mark.rare
+pytestmark = [pytest.mark.rare, pytest.mark.timeout(2400)]
 
 CUT_SECONDS = 75.0
 ROUNDS = 30

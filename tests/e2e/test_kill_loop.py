@@ -17,7 +17,7 @@ from live_federation import LiveFederation, live_federation
 from client.ledger import PrivacyLedger
 from server.anchor_audit import audit
 
-pytestmark = pytest.mark.rare
+pytestmark = [pytest.mark.rare, pytest.mark.timeout(2400)]
 
 KILLS = 21
 ROUNDS = 40
