@@ -14,7 +14,6 @@ from common.cli import INTERRUPTED, new_group, run
 def build() -> typer.Typer:
     """The whole command line, one group per room."""
     from client.cli import app as client_app
-    from client.node_cli import register as register_node
     from common.config_cli import app as config_app
     from common.health_cli import register as register_health
     from data.cli import app as data_app
@@ -23,13 +22,10 @@ def build() -> typer.Typer:
     from federation.exchange_cli import app as exchange_app
     from federation.privacy_cli import app as privacy_app
     from server.cli import app as server_app
-    from server.run_cli import register as register_runs
 
     app = new_group("DJMS: employment offices train one matching model together without pooling their records.")
     register_federation(app)
     register_health(app)
-    register_node(client_app)
-    register_runs(server_app)
     app.add_typer(anchor_app, name="anchor")
     app.add_typer(client_app, name="client")
     app.add_typer(config_app, name="config")

@@ -1,4 +1,4 @@
-"""`djms client`: a site as its operator makes it and lets it join a federation."""
+"""`djms client`: a site as its operator makes it and lets it join a federation; at work it is `client.node_cli`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from client.ledger import Budget
+from client.node_cli import register
 from client.site_folder import SiteFolder
 from common.cli import DjmsCommand, new_group, settings_of
 from common.errors import InputError
@@ -19,12 +20,13 @@ from common.report import Report
 Folder = Annotated[Path, typer.Option("--folder", help="The site's folder.")]
 DEFAULT_FOLDER = Path("data/site")
 
-app = new_group("Be a site: make its keys, join a federation.")
+app = new_group("Be a site: make its keys, join a federation, take part in its rounds.")
+register(app)
 
 
 @app.callback()
 def group() -> None:
-    """Be a site: make its keys, join a federation."""
+    """Be a site: make its keys, join a federation, take part in its rounds."""
 
 
 @app.command("init", cls=DjmsCommand)

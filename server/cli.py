@@ -19,6 +19,7 @@ from common.public_keys import MembershipError, same_fingerprint
 from common.report import Report
 from server import membership
 from server.federation_folder import CA_KEY_FILE, OFFLINE_ROOT, FederationFolder
+from server.run_cli import register
 
 Folder = Annotated[Path, typer.Option("--folder", help="The federation's folder.")]
 RootKey = Annotated[
@@ -28,12 +29,13 @@ RootKey = Annotated[
 Out = Annotated[Path | None, typer.Option(help="Where the welcome is written [default: beside the request].")]
 DEFAULT_FOLDER = Path("data/coordinator")
 
-app = new_group("Coordinate a federation: make it, and say which sites belong to it.")
+app = new_group("Coordinate a federation: make it, say which sites belong to it, and run its rounds.")
+register(app)
 
 
 @app.callback()
 def group() -> None:
-    """Coordinate a federation: make it, and say which sites belong to it."""
+    """Coordinate a federation: make it, say which sites belong to it, and run its rounds."""
 
 
 @app.command("init", cls=DjmsCommand)
