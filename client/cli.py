@@ -21,7 +21,6 @@ Folder = Annotated[Path, typer.Option("--folder", help="The site's folder.")]
 DEFAULT_FOLDER = Path("data/site")
 
 app = new_group("Be a site: make its keys, join a federation, take part in its rounds.")
-register(app)
 
 
 @app.callback()
@@ -137,3 +136,6 @@ def _with_warnings(site: SiteFolder, data: dict[str, Any], text: str) -> Report:
     warnings = site.warnings(datetime.now(UTC))
     shown = "".join(f"\n! {one}." for one in warnings)
     return Report({**data, "warnings": warnings}, Text(text + (f"\n{shown}" if shown else "")))
+
+
+register(app)

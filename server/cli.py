@@ -30,7 +30,6 @@ Out = Annotated[Path | None, typer.Option(help="Where the welcome is written [de
 DEFAULT_FOLDER = Path("data/coordinator")
 
 app = new_group("Coordinate a federation: make it, say which sites belong to it, and run its rounds.")
-register(app)
 
 
 @app.callback()
@@ -256,3 +255,6 @@ def _with_warnings(
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+register(app)
