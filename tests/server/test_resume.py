@@ -6,11 +6,11 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from joined_federation import steps_of
 from quick_sites import SITES, QuickSites
@@ -270,7 +270,9 @@ def test_a_run_in_which_a_site_added_too_little_noise_is_never_resumed(tmp_path:
 
     def cheat(message: Message) -> None:
         if message.metadata.message_type == "train" and message.metadata.dst_node_id == 2:
-            message.content["config"]["noise-multiplier"] /= 2  # type: ignore[index, operator]
+            config = cast(ConfigRecord, message.content["config"])  # one and the same for all sites
+            halved = ConfigRecord({**config, "noise-multiplier": cast(float, config["noise-multiplier"]) / 2})
+            message.content = RecordDict({**cast(dict[str, Any], dict(message.content)), "config": halved})
 
     with pytest.raises(RunError, match="CPI_B added less noise than was asked for"):
         run(QuickSites(cheat), job)
