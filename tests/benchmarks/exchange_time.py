@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-EXCHANGES = 3
-"""Train, sign the list, unmask."""
+EXCHANGES = 2
+"""Train, take the masks off: no site is missing."""
 
 
 def tables_in(folder: Path) -> dict[str, Path]:
