@@ -34,7 +34,7 @@ SET_ASIDE = {
     "site": ("ledger/ledger.sqlite", "ledger/ledger.sqlite.head", "witness/state.json", "witness/last.checkpoint"),
     "coordinator": ("log",),
 }
-LEFT_OUT = {"site": ("table.csv", "dataset.json", "node", "runs"), "coordinator": ("offline", "superlink")}
+LEFT_OUT = {"site": ("table.csv", "dataset.json", "node", "runs", "exchange"), "coordinator": ("offline", "superlink")}
 _MARKS = {"site": "site.yaml", "coordinator": "federation.yaml"}
 _DATABASES = (".sqlite", ".db")
 _BESIDE_A_DATABASE = ("-wal", "-shm", "-journal")
