@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -250,11 +249,3 @@ class Fleet:
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise Stopped
-
-
-def node_key(path: Path) -> bytes:
-    """The site's private key for the network. Raises RunError when it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RunError("the site's network key cannot be read", where=path, remedy="restore it") from error

@@ -31,7 +31,7 @@ from flwr.supercore.run import Run
 from client.app import LEDGER_KEY, TABLE_KEY
 from client.approvals import Approvals, Bundle, BundleRefused
 from client.contexts import Contexts
-from client.fleet import Fleet, Received, RunOver, Stopped, node_key
+from client.fleet import Fleet, Received, RunOver, Stopped
 from client.replies import refusal
 from client.secure_aggregation import KEYS_KEY
 from client.site_folder import SiteFolder
@@ -118,7 +118,7 @@ class SiteNode:
         site = self._site
         self._rotated = False
         fleet = Fleet(
-            site.membership().address, site.ca.read_bytes(), node_key(site.node_key), self._stop, self._on_line
+            site.membership().address, site.ca.read_bytes(), site.node_key.read_bytes(), self._stop, self._on_line
         )
         _LOG.info("connecting to %s", site.membership().address)
         try:

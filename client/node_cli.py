@@ -13,7 +13,7 @@ from rich.text import Text
 from client.approvals import Approvals, Bundle, Changes
 from client.site_folder import SiteFolder
 from common.bundle import app_directory
-from common.cli import DjmsCommand
+from common.cli import DjmsCommand, log_to_stderr
 from common.errors import InputError
 from common.membership import djms_version
 from common.report import Report
@@ -52,7 +52,7 @@ def start(
             where=folder,
             remedy="look at it and approve it with `djms client approve`",
         )
-    _log_to_stderr()
+    log_to_stderr()
     log = logging.getLogger(__name__)
     for warning in site.warnings(datetime.now(UTC)):
         log.warning("%s", warning)
@@ -185,7 +185,3 @@ def _data(bundle: Bundle, changes: Changes | None, *, approved: bool) -> dict[st
         "changed": () if changes is None else changes.changed,
         "removed": () if changes is None else changes.removed,
     }
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")

@@ -12,6 +12,7 @@ Rules kept here:
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -75,6 +76,12 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     if result == INTERRUPTED:  # Typer turns an interrupt into its exit code
         return _fail("Interrupted; nothing after the last finished step was kept.", INTERRUPTED, as_json)
     return 0 if not isinstance(result, int) else result
+
+
+def log_to_stderr() -> None:
+    """Let a command that works until it is asked to end say on standard error what happens, with the time."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class DjmsCommand(TyperCommand):

@@ -37,17 +37,17 @@ from common import parcel as parcels
 from common.errors import DjmsError, RunError
 from common.files import atomic_path
 from common.membership import djms_version
-from common.model import ModelCard
 from common.parcel import Header, Parcel
 from common.private_folder import locked_folder
 from common.settings import Settings
 from server import pki
-from server.federation_folder import LOG, LOG_KEYS, FederationFolder
+from server.federation_folder import FederationFolder
 from server.file_grid import STEPS, FileGrid, Step, Suspended, steps_of
 from server.job import JOB_FILE, Job
 from server.outcome import RESULT_FILE, ROUNDS_FILE
 from server.rounds import run as carry_out
 from server.run_parcels import KEY_FILE, RunParcels, kind_of
+from server.submission import describe
 
 EXCHANGE, OUTBOX, RESULT = "exchange", "outbox", "result"
 _OPEN, _ERROR, _FLOWER, _WORK = "open.json", "error.json", "flower.log", ".work-"
@@ -74,18 +74,8 @@ def open_run(
     federation: FederationFolder, settings: Settings, *, labels: str, synthetic: bool, bundle_sha256: str
 ) -> FileRun:
     """Make a run over all members of the federation. Raises InputError when the settings do not suit so many."""
-    members = tuple(one.name for one in federation.members())
-    settings.require_quorum(len(members))
     runs = federation.folder / EXCHANGE
-    job = Job(
-        settings,
-        members,
-        ModelCard(labels=labels, hidden=settings.hidden, synthetic=synthetic),
-        runs,
-        roster=federation.roster() if settings.privacy.secure_aggregation else None,
-        anchor=federation.folder / LOG if settings.anchoring.enabled else None,
-        anchor_keys=federation.folder / LOG_KEYS if settings.anchoring.enabled else None,
-    )
+    job = describe(federation, settings, labels=labels, synthetic=synthetic)
     files = DurableFiles()
     files.make(runs / job.run)
     files.write(runs / job.run / KEY_FILE, pki.key_pem(generate_private_key(SECP256R1())))

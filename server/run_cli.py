@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from common.bundle import app_directory
-from common.cli import DjmsCommand, settings_of
+from common.cli import DjmsCommand, log_to_stderr, settings_of
 from common.errors import InputError
 from common.report import Report
 from server.federation_folder import FederationFolder
@@ -44,7 +44,7 @@ def start(
     address = bind_address(federation, bind)
     if health is not None:
         require_loopback(health)
-    _log_to_stderr()
+    log_to_stderr()
     for warning in federation.warnings(datetime.now(UTC)):
         logging.getLogger(__name__).warning("%s", warning)
     Coordinator(federation, address, health).serve()
@@ -132,8 +132,3 @@ def _application(folder: Path | None) -> Path:
             remedy="clone the repository and install it with `pip install -e .`",
         )
     return found
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
-    logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -15,7 +15,7 @@ from common.model import ModelCard
 from common.run_terms import RunTerms
 from common.settings import Settings
 from server.app import ERROR_FILE
-from server.control import FINISHED, Control, FlowerRun
+from server.control import FINISHED, Control
 from server.coordinator import Places
 from server.federation_folder import LOG, LOG_KEYS, FederationFolder
 from server.job import JOB_FILE, Job
@@ -39,22 +39,29 @@ def new_job(federation: FederationFolder, settings: Settings, *, labels: str, sy
 
     Raises InputError when the settings do not suit so many sites.
     """
+    runs = Places(federation.folder).runs
+    job = describe(federation, settings, labels=labels, synthetic=synthetic)
+    job = replace(job, output=runs / job.run, coordinator=federation.folder)
+    job.write(runs)
+    return job
+
+
+def describe(federation: FederationFolder, settings: Settings, *, labels: str, synthetic: bool) -> Job:
+    """A new run over all members, with the federation's roster and log where the settings need them; not written yet.
+
+    Raises InputError when the settings do not suit so many sites.
+    """
     members = tuple(one.name for one in federation.members())
     settings.require_quorum(len(members))
-    runs = Places(federation.folder).runs
-    job = Job(
+    return Job(
         settings,
         members,
         ModelCard(labels=labels, hidden=settings.hidden, synthetic=synthetic),
-        runs,
+        federation.folder,
         roster=federation.roster() if settings.privacy.secure_aggregation else None,
         anchor=federation.folder / LOG if settings.anchoring.enabled else None,
         anchor_keys=federation.folder / LOG_KEYS if settings.anchoring.enabled else None,
-        coordinator=federation.folder,
     )
-    job = replace(job, output=runs / job.run)
-    job.write(runs)
-    return job
 
 
 def submit(federation: FederationFolder, control: Control, job: Job, application: Path) -> Submitted:
@@ -105,8 +112,3 @@ def stop_run(federation: FederationFolder, control: Control, run: str) -> None:
         control.stop(one.id)
     with RunStore.open(federation.folder) as store:
         store.set_status(run, STOPPED, "It was stopped by the coordinator's operator.")
-
-
-def going(control: Control) -> FlowerRun | None:
-    """The run that is going now, or None."""
-    return next((one for one in control.runs() if one.status != FINISHED), None)

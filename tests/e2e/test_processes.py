@@ -20,8 +20,9 @@ from common.messages import PROTOCOL_VERSION
 from common.run_terms import RunTerms
 from common.settings_loading import load_settings
 from server.anchor_audit import audit
+from server.control import FINISHED
 from server.coordinator import control_of
-from server.submission import going, new_job
+from server.submission import new_job
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +116,7 @@ def test_a_bundle_that_sites_did_not_approve_is_refused_and_the_coordinator_read
     assert "not approved" in told["last_refusal"]
     shown = federation.djms("client", "approve", "--folder", federation.sites["CPI_Verona"].folder)
     assert shown["sha256"] == federation.bundle.sha256  # what is installed is still what is approved
-    until("the run is over", lambda: going(control_of(federation.coordinator)) is None, seconds=60)
+    until("the run is over", lambda: not is_going(federation), seconds=60)
 
 
 def test_versions_that_do_not_fit_refuse_each_other_before_the_round_and_name_both(federation: LiveFederation) -> None:
@@ -131,7 +132,7 @@ def test_versions_that_do_not_fit_refuse_each_other_before_the_round_and_name_bo
     assert f"(protocol {PROTOCOL_VERSION})" in error
     spent = PrivacyLedger.open(federation.sites["CPI_Verona"].ledger / "ledger.sqlite", create=False)
     assert spent.export(job.run) == []
-    until("the run is over", lambda: going(control_of(federation.coordinator)) is None, seconds=60)
+    until("the run is over", lambda: not is_going(federation), seconds=60)
 
 
 def test_a_revoked_site_is_put_out_within_seconds_and_turned_away_ever_after(federation: LiveFederation) -> None:
@@ -154,6 +155,10 @@ def test_processes_that_are_asked_to_end_end_well(federation: LiveFederation) ->
     assert datetime.fromisoformat(status.changed) <= datetime.now(UTC)
     assert federation.djms("server", "stop", "--folder", federation.coordinator.folder)["ended"]
     assert federation.ended("server") == 0
+
+
+def is_going(federation: LiveFederation) -> bool:
+    return any(run.status != FINISHED for run in control_of(federation.coordinator).runs())
 
 
 def copied_application(folder: Path) -> Path:
