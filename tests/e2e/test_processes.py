@@ -26,6 +26,7 @@ from server.submission import new_job
 
 pytestmark = pytest.mark.slow
 
+ROUNDS = 14
 QUICK = ("--federated.rounds", 3, "--federated.wait-timeout", 60, "--federated.round-timeout", 90)
 
 
@@ -41,22 +42,25 @@ def federation(tmp_path_factory: pytest.TempPathFactory, small_federation: Path)
 def test_a_secure_private_anchored_run_over_tls_finishes_though_a_site_is_killed_and_comes_back(
     federation: LiveFederation,
 ) -> None:
-    run = federation.submit(*QUICK, "--federated.rounds", 6)
+    run = federation.submit(*QUICK, "--federated.rounds", ROUNDS)
     until("the first round ends", lambda: len(federation.rounds(run)) >= 1, seconds=180)
     federation.kill("CPI_Verona")
 
     def is_missed() -> bool:
         shown = federation.djms("server", "status", "--folder", federation.coordinator.folder)
         assert shown["running"]
-        assert (shown["run"]["name"], shown["run"]["status"], shown["run"]["rounds"]) == (run, "running", 6)
+        assert (shown["run"]["name"], shown["run"]["status"], shown["run"]["rounds"]) == (run, "running", ROUNDS)
         states = {site["name"]: site["connected"] for site in shown["sites"]}
         return not states["CPI_Verona"] and any("CPI_Verona" in sentence for sentence in shown["todo"])
 
     until("the screen says who is missing", is_missed, seconds=60)
     federation.start_sites("CPI_Verona")
+    back = len(federation.rounds(run))
     result = federation.result(run, seconds=240)
     rows = federation.rounds(run)
-    assert [row["round"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    assert [row["round"] for row in rows] == [str(number) for number in range(1, ROUNDS + 1)]
+    assert "4" in {row["sites"] for row in rows}
+    assert "5" in {row["sites"] for row in rows[back + 1 :]}, "the site that came back takes part again"
     assert rows[0]["status"] == "finished"
     assert result["secure_aggregation"]["cohort"]
     assert 0 < result["differential_privacy"]["epsilon"] <= 1
@@ -70,7 +74,7 @@ def test_the_ledgers_and_the_log_agree_on_what_was_done(federation: LiveFederati
         ledger = PrivacyLedger.open(site.ledger / "ledger.sqlite", create=False)
         done = [entry["round"] for entry in ledger.export(run)]
         assert len(done) == len(set(done)), name
-        assert set(done) <= set(range(1, 7))
+        assert set(done) <= set(range(1, ROUNDS + 1))
 
 
 def test_the_configuration_of_a_run_names_no_path_and_no_setting_of_the_coordinator(federation: LiveFederation) -> None:
